@@ -1,0 +1,18 @@
+"""What every test shares."""
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture
+def real_data():
+    """A function from a file name to the path of that real data set; the test is skipped where it is absent."""
+    def find(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not in {DATA}; set SEQBOOK_DATA to the folder that has it")
+        return path
+    return find
