@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['USER', 'TIME', 'BEHAVIOR', 'ITEM', 'CATEGORY', 'PRICE', 'QUANTITY', 'SESSION', 'DURATION', 'REQUIRED', 'OPTIONAL',
            'NUMERIC', 'VIEW', 'FAVORITE', 'CART', 'REMOVE', 'BUY', 'BEHAVIORS', 'COMMON_NAMES', 'COMMON_BEHAVIORS',
-           'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events']
+           'MAX_LINE', 'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events', 'read_events']
 
-# %% ../../nbs/data/01_events.ipynb #05cd8383
+# %% ../../nbs/data/01_events.ipynb #322b3327
 import datetime as dt
 import tempfile
 import warnings
@@ -19,7 +19,7 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-# %% ../../nbs/data/01_events.ipynb #b5992e3b
+# %% ../../nbs/data/01_events.ipynb #dce7db53
 USER, TIME, BEHAVIOR = 'user_id', 'timestamp', 'behavior'
 ITEM, CATEGORY, PRICE, QUANTITY, SESSION, DURATION = 'item_id', 'category', 'price', 'quantity', 'session_id', 'duration'
 REQUIRED = (USER, TIME, BEHAVIOR)
@@ -29,11 +29,11 @@ NUMERIC = (PRICE, QUANTITY, DURATION)  # in the shop's currency, in units, in se
 VIEW, FAVORITE, CART, REMOVE, BUY = 'view', 'favorite', 'cart', 'remove', 'buy'
 BEHAVIORS = (VIEW, FAVORITE, CART, REMOVE, BUY)  # from the first contact to the purchase
 
-# %% ../../nbs/data/01_events.ipynb #740aad78
+# %% ../../nbs/data/01_events.ipynb #0eefa39b
 class LogError(ValueError):
     "A mistake in a log, a model or an option that its owner can mend; the message says how."
 
-# %% ../../nbs/data/01_events.ipynb #31c097a9
+# %% ../../nbs/data/01_events.ipynb #3949a0e0
 def lazily(
     frame,  # pandas, Polars (eager or lazy), Arrow table, DuckDB relation, or what else Narwhals knows
 ) -> nw.LazyFrame:
@@ -44,7 +44,7 @@ def lazily(
     if wrapped.implementation.is_pandas(): return nw.from_native(duckdb.connect().from_df(_storable(frame)))
     return nw.from_native(duckdb.connect().from_arrow(wrapped.to_arrow()))
 
-# %% ../../nbs/data/01_events.ipynb #8a41910f
+# %% ../../nbs/data/01_events.ipynb #eb5848d9
 def _storable(frame):
     "A pandas frame as DuckDB takes it: categories as plain values, times without zone, object columns of one type."
     return frame.assign(**{name: mend(frame[name]) for name in frame.columns if (mend := _mend(frame[name].dtype))})
@@ -63,7 +63,7 @@ def _one_type(column):
     kinds = {type(v) for v in column.dropna()}
     return column.map(str, na_action='ignore').astype('str') if kinds == {str} or len(kinds) > 1 else column
 
-# %% ../../nbs/data/01_events.ipynb #c2476ba0
+# %% ../../nbs/data/01_events.ipynb #81cd4d16
 def like(
     lazy,  # a Narwhals lazy frame
     frame,  # a native frame of the kind wanted
@@ -80,7 +80,7 @@ def to_pandas(frame):
     import pandas as pd
     return frame if isinstance(frame, pd.DataFrame) else lazily(frame).collect('pandas').to_native()
 
-# %% ../../nbs/data/01_events.ipynb #83bb97bf
+# %% ../../nbs/data/01_events.ipynb #0aa0b82c
 COMMON_NAMES = {
     USER: 'user_id userid user uid visitorid visitor_id customer_id customerid customer client_id household_id session_id sessionid session',
     TIME: 'timestamp event_time time ts datetime date event_date eventdate invoicedate created_at event_timestamp transaction_timestamp',
@@ -103,7 +103,7 @@ COMMON_BEHAVIORS = {
 }
 COMMON_BEHAVIORS = {theirs: ours for ours, names in COMMON_BEHAVIORS.items() for theirs in names.split()}
 
-# %% ../../nbs/data/01_events.ipynb #f872881c
+# %% ../../nbs/data/01_events.ipynb #acc1a017
 def find_columns(
     names,  # the table's column names
     columns=None,  # theirs -> ours, where the usual names do not fit: {'uid': 'user_id'}
@@ -120,7 +120,7 @@ def find_columns(
         if ours not in found: raise LogError(_missing(ours, names))
     return {ours: found[ours] for ours in COMMON_NAMES if ours in found}
 
-# %% ../../nbs/data/01_events.ipynb #7eb8e67b
+# %% ../../nbs/data/01_events.ipynb #bbbdc01c
 def _find_one(ours, usual, names, found):
     "Add to `found` the first usual name of a column that the table has and that nothing else has taken."
     free = {n.strip().lower(): n for n in reversed(names) if ours == SESSION or n not in found.values()}
@@ -133,7 +133,7 @@ def _missing(ours, names):
     if ours == BEHAVIOR: return f"column 'behavior' is missing; the log has {names}; pass columns={{'{names[-1]}': 'behavior'}}, or behavior='view' if all rows are one"
     return f"column {ours!r} is missing; the log has {names}; pass columns={{'{names[0]}': {ours!r}}}"
 
-# %% ../../nbs/data/01_events.ipynb #59411a19
+# %% ../../nbs/data/01_events.ipynb #bd1e76d8
 _UNITS = {'s': '1000000', 'ms': '1000', 'us': '1', 'ns': '0.001'}
 
 
@@ -148,7 +148,7 @@ def _zone(x, zone):
     "SQL: a time of a zone's clocks as UTC."
     return x if zone == 'UTC' else f"make_timestamp(epoch_us(timezone('{zone}', {x})))"
 
-# %% ../../nbs/data/01_events.ipynb #127d24b2
+# %% ../../nbs/data/01_events.ipynb #c8001074
 _OFFSET = r'(:\d\d(?:\.\d+)?)\s*([+-])(\d\d):?(\d\d)?$'  # the offset after a clock time: 10:00:00+02:00
 _MARK = r'\s*(Z|UTC|GMT)$'
 
@@ -163,7 +163,7 @@ def _text_to_time(x, zone, time_format):
             f"WHEN regexp_matches({x}, '{_OFFSET}') THEN {local} + to_minutes({sign} * (60 * {part(3)} + {part(4)})) "
             f"ELSE {_zone(f'try_cast({x} AS TIMESTAMP)', zone)} END")
 
-# %% ../../nbs/data/01_events.ipynb #354863f5
+# %% ../../nbs/data/01_events.ipynb #7e6d5dd7
 _DAY = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])'  # a date written as a number: 19970101
 
 
@@ -176,7 +176,7 @@ def _any_to_time(x, zone='UTC', time_format=None, unit=None):
     return (f"CASE {date}WHEN {number} IS NOT NULL THEN make_timestamp({_number_to_micros(number, unit)}) "
             f"ELSE {_text_to_time(text, zone, None)} END")
 
-# %% ../../nbs/data/01_events.ipynb #27036a2e
+# %% ../../nbs/data/01_events.ipynb #ae9af3ea
 @dataclass(frozen=True)
 class _Form:
     "How a table is to be brought into the form of a log."
@@ -208,7 +208,7 @@ def to_events(
     whole = duckdb.connect().from_arrow(lazily(frame).collect('pyarrow').to_native())
     return nw.from_native(_to_events(whole, form)).collect('polars').to_native().lazy()
 
-# %% ../../nbs/data/01_events.ipynb #5dcbd56c
+# %% ../../nbs/data/01_events.ipynb #f63794e8
 def _to_events(table, form, where='the log'):
     "A DuckDB relation as an event log."
     need = (USER, TIME) if form.behavior else REQUIRED
@@ -234,7 +234,7 @@ def _cast(sql, ours, form):
     "SQL: the column in the type that was asked for."
     return f'try_cast({sql} AS {form.dtypes[ours]})' if form.dtypes and ours in form.dtypes else sql
 
-# %% ../../nbs/data/01_events.ipynb #38d898c5
+# %% ../../nbs/data/01_events.ipynb #bb2e203f
 def _time_column(x, kind, form):
     "SQL: the time of an event in UTC."
     if kind.startswith('TIMESTAMP WITH'): return f'make_timestamp(epoch_us({x}))'
@@ -264,7 +264,7 @@ def _extra(names, found, form):
     if unknown := [n for n in wanted if n not in names]: raise LogError(f'keep names columns that the log has not: {unknown}; it has {names}')
     return ''.join(f', "{n}"' for n in wanted)
 
-# %% ../../nbs/data/01_events.ipynb #5ad2a6d9
+# %% ../../nbs/data/01_events.ipynb #ef0917b2
 def _check_times(table, events, name, where):
     "LogError if most times of a log cannot be read."
     raw = '"' + name.replace('"', '""') + '"'
@@ -274,3 +274,261 @@ def _check_times(table, events, name, where):
         values = [str(v[0]) for v in table.filter(f'{raw} IS NOT NULL').project(raw).limit(3).fetchall()]
         raise LogError(f'{where}: {given - read:,} of {given:,} values in column {name!r} cannot be read as times, the first rows have {values}; '
                        "pass time_format, for example '%d/%m/%Y %H:%M', or name another column as the timestamp")
+
+# %% ../../nbs/data/01_events.ipynb #7e43483e
+_MAGIC = {b'\x1f\x8b': 'gzip', b'BZh': 'bz2', b'\xfd7zXZ': 'lzma', b'\x28\xb5\x2f\xfd': 'zstd'}
+MAX_LINE = 1_000_000  # characters; no row of a log is that long
+
+
+def _open(path):
+    "A binary file, decompressed on the way if its first bytes say that it is compressed."
+    import importlib
+    with open(path, 'rb') as f: start = f.read(6)
+    kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if kind == 'zstd': return pa.CompressedInputStream(pa.OSFile(str(path)), 'zstd')
+    return importlib.import_module(kind).open(path, 'rb') if kind else open(path, 'rb')
+
+
+def _first_lines(path, encoding, count=20):
+    "The first lines of a text file. LogError if it is empty, not text, or one endless line."
+    try:
+        with _open(path) as f: start = f.read(MAX_LINE)
+    except EOFError: raise LogError(_cut_short(path)) from None
+    if not start.strip(): raise LogError(f'{path}: the file is empty; there is no log in it')
+    text = start.decode(encoding, errors='replace').lstrip('\ufeff')
+    if len(start) == MAX_LINE and '\n' not in text and '\r' not in text:
+        raise LogError(f'{path}, row 1: a line of over {MAX_LINE:,} characters; is this a table with one event a line?')
+    return text.splitlines()[:count]
+
+# %% ../../nbs/data/01_events.ipynb #05043947
+def _cut_short(path):
+    "What to do about a compressed file that ends too early."
+    return f'{path}: the compressed file is cut short; download or copy it again, or decompress what is there and read that'
+
+
+def _delimiter(path, lines):
+    "The delimiter that splits the header into most columns."
+    counts = {d: lines[0].count(d) for d in (',', '\t', ';', '|')}
+    best = max(counts, key=counts.get)
+    if counts[best]: return best
+    if len(lines[0].split()) > 1: return ' '
+    raise LogError(f'{path}: one column only, the first line is {lines[0][:80]!r}; '
+                   "pass delimiter=..., or names=[...] if the file has no header")
+
+
+def _check_delimiter(path, lines, delimiter):
+    "LogError for a delimiter that does not occur in the header."
+    if delimiter not in lines[0]:
+        raise LogError(f'{path}: the delimiter {delimiter!r} is not in the first line {lines[0][:80]!r}; '
+                       f'it looks like {_delimiter(path, lines)!r}')
+    return delimiter
+
+# %% ../../nbs/data/01_events.ipynb #2e0f9884
+@dataclass
+class _BadRows:
+    "Rows of a file that could not be read."
+    path: Any
+    rows: list = field(default_factory=list)
+
+    def add(self, line, why, text): self.rows.append((str(self.path), line, why, text))
+
+    def settle(self, bad_rows):
+        "Stop, warn, or write them down, as `bad_rows` says."
+        if not self.rows: return
+        path, line, why, text = self.rows[0]
+        what = f'{path}, row {line}: {why}: {text[:60]!r}' + (f' (and {len(self.rows) - 1:,} more bad rows)' if self.rows[1:] else '')
+        if bad_rows == 'error': raise LogError(f"{what}; mend the file, or pass bad_rows='skip' (--skip-bad-rows) to go on without")
+        if bad_rows != 'skip': self.write(bad_rows)
+        warnings.warn(f'{len(self.rows):,} bad rows left out; the first: {what}', stacklevel=4)
+
+    def write(self, path):
+        "Write the rows to a CSV file."
+        import csv
+        with open(path, 'a', newline='', encoding='utf-8') as f: csv.writer(f).writerows(self.rows)
+
+# %% ../../nbs/data/01_events.ipynb #63e55588
+def _csv_batches(path, delimiter, header, names, encoding, bad):
+    "Batches of a text table, all columns as text; bad rows go to `bad`."
+    from pyarrow import csv
+    def on_bad(row):
+        bad.add(row.number, f'{row.actual_columns} columns where {row.expected_columns} are expected', row.text)
+        return 'skip'
+    options = csv.ReadOptions(column_names=names, skip_rows=int(header), use_threads=False, block_size=1 << 23)
+    parse = csv.ParseOptions(delimiter='\t' if delimiter == ' ' else delimiter, invalid_row_handler=on_bad)
+    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
+    done = int(header)
+    for batch in csv.open_csv(_as_utf8(path, delimiter, encoding), options, parse, convert):
+        yield _decoded(batch, done, bad)
+        done += len(batch)
+
+
+def _as_utf8(path, delimiter, encoding):
+    "The bytes of a text file in UTF-8, with single tabs for runs of blanks."
+    if delimiter == ' ': return pa.py_buffer(b'\n'.join(b'\t'.join(line.split()) for line in _open(path)) + b'\n')
+    if encoding.lower() in ('utf-8', 'utf8'): return _open(path)
+    return pa.transcoding_input_stream(pa.PythonFile(_open(path), 'r'), encoding, 'utf-8')
+
+
+def _decoded(batch, done, bad):
+    "A batch of bytes as text, without the rows that are not text."
+    try: return batch.cast(pa.schema([(n, pa.string()) for n in batch.schema.names]))
+    except pa.ArrowInvalid: pass
+    skipped = sorted(line for _, line, _, _ in bad.rows)
+    rows = zip(*batch.to_pydict().values(), strict=True)
+    good = [i for i, values in enumerate(rows) if _is_text(values, _line(done + i + 1, skipped), bad)]
+    return _decoded(batch.take(pa.array(good, pa.int64())), done, bad)
+
+
+def _line(row, skipped):
+    "The line of a file that holds a row, when the lines `skipped` hold none."
+    for line in skipped: row += line <= row
+    return row
+
+
+def _is_text(values, line, bad):
+    "Whether all values of a row are UTF-8; a row that is not goes to `bad`."
+    try: return b''.join(values).decode() is not None
+    except UnicodeDecodeError as e:
+        bad.add(line, f"not UTF-8 ({e.reason}); encoding='latin-1' may be right", b','.join(values).decode('latin-1'))
+        return False
+
+# %% ../../nbs/data/01_events.ipynb #fd6ea038
+def _json_batches(path, encoding, bad):
+    "Batches of a file with one JSON object a line."
+    import itertools
+    import json
+    lines = enumerate(_open(path), 1)
+    while chunk := list(itertools.islice(lines, 50_000)):
+        rows = []
+        for line, text in chunk:
+            try: rows.append(_json_object(text.decode(encoding)))
+            except ValueError as e: bad.add(line, f'no JSON object ({e})', text.decode(encoding, 'replace').strip())
+        yield pa.Table.from_pylist([r for r in rows if r])
+
+
+def _json_object(text):
+    "A line as a dictionary; an empty one for an empty line."
+    import json
+    row = json.loads(text) if text.strip() else {}
+    if not isinstance(row, dict): raise ValueError(f'a {type(row).__name__}')
+    return row
+
+# %% ../../nbs/data/01_events.ipynb #cf5d8fdc
+def _text_table(path, delimiter, names, encoding, bad):
+    "A CSV or TSV file as batches of text."
+    lines = _first_lines(path, encoding)
+    delimiter = _check_delimiter(path, lines, delimiter) if delimiter and names is None else delimiter or _delimiter(path, lines)
+    header = names is None
+    names = names or [n.strip().strip('"') for n in lines[0].split(None if delimiter == ' ' else delimiter)]
+    if header and len([x for x in lines if x.strip()]) == 1: raise LogError(f'{path}: a header and no row; there is no event in it')
+    return _csv_batches(path, delimiter, header, names, encoding, bad)
+
+
+def _table(path, kind, delimiter, names, encoding, bad):
+    "A file as an Arrow table."
+    if kind == 'jsonl':
+        _first_lines(path, encoding)
+        return pa.concat_tables(list(_json_batches(path, encoding, bad)), promote_options='permissive')
+    return pa.Table.from_batches(list(_text_table(path, delimiter, names, encoding, bad)))
+
+
+def _relation(path, kind, delimiter, names, encoding, bad):
+    "A file as a DuckDB relation. Parquet is scanned where it lies, text is read into memory."
+    if kind == 'parquet': return duckdb.connect().read_parquet(str(path))
+    table = _table(path, kind, delimiter, names, encoding, bad)
+    if not len(table) and not bad.rows: raise LogError(f'{path}: no row; there is no event in it')
+    return duckdb.connect().from_arrow(table)
+
+# %% ../../nbs/data/01_events.ipynb #1d994cd0
+_KINDS = {'.csv': 'csv', '.tsv': 'csv', '.txt': 'csv', '.dat': 'csv', '.data': 'csv',
+          '.json': 'jsonl', '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.parquet': 'parquet', '.pq': 'parquet'}
+_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
+
+
+def _kind(path):
+    "What a file is by its name; compression endings do not count."
+    endings = [s.lower() for s in Path(path).suffixes if s.lower() not in _COMPRESSED]
+    return _KINDS.get(endings[-1] if endings else '', 'csv')
+
+
+def _local(path):
+    "A file or address as a path on this machine."
+    if '://' not in str(path): return Path(path).expanduser()
+    from urllib.request import urlopen
+    target = Path(tempfile.mkdtemp(prefix='seqbook-')) / str(path).split('?')[0].rsplit('/', 1)[-1]
+    try:
+        with urlopen(str(path)) as source: _save(source, target)
+    except OSError as e: raise LogError(f'{path} cannot be read: {e}; check the address') from None
+    return target
+
+
+def _save(source, target):
+    "Write a download to a file, with a progress bar."
+    from tqdm.auto import tqdm
+    size = int(source.headers.get('Content-Length') or 0)
+    with open(target, 'wb') as f, tqdm(total=size, unit='B', unit_scale=True, desc=target.name) as bar:
+        while block := source.read(1 << 20): bar.update(f.write(block))
+
+
+def _paths(path):
+    "The files that a path, an address, a list or a pattern names."
+    if isinstance(path, list | tuple): return [p for one in path for p in _paths(one)]
+    if '://' in str(path) or not any(c in str(path) for c in '*?['): return [_local(path)]
+    found = sorted(Path(Path(path).anchor or '.').glob(str(path).removeprefix(Path(path).anchor)))
+    if not found: raise LogError(f'no file matches {path}')
+    return found
+
+# %% ../../nbs/data/01_events.ipynb #cfb48f37
+def read_events(
+    path,  # a file, an address, a pattern such as 'logs/*.csv.gz', or a list of these
+    columns=None,  # theirs -> ours, where the usual names do not fit: {'uid': 'user_id'}
+    behaviors=None,  # theirs -> ours: {'order': 'buy'}; default: the usual names
+    behavior=None,  # the behaviour of every row, for a log that has no such column
+    format=None,  # csv (any delimiter), jsonl or parquet; default: by the file's name
+    delimiter=None,  # default: found in the first line; ' ' is any run of blanks
+    names=None,  # the column names of a text file without a header
+    encoding='utf-8',  # of text files
+    time_zone='UTC',  # of times that name none
+    time_format=None,  # of times as text, as in strptime; default: ISO 8601
+    time_unit=None,  # of times as numbers: s, ms, us or ns; default: by size
+    dtypes=None,  # DuckDB types that columns must have: {'user_id': 'BIGINT'}
+    keep=(),  # further columns to keep, or 'all'
+    bad_rows='error',  # 'error' stops at a row that cannot be read, 'skip' goes on; a path: skip, and write them there
+    kind='pandas',  # the dataframe to return: pandas, polars, arrow or duckdb
+    limit=None,  # read no more rows than this
+):
+    "Read an event log. Ids in text files stay text. LogError says what is wrong, in which file and row, and what to do."
+    form = _Form(columns, behaviors, behavior, time_zone, time_format, time_unit, dtypes, keep)
+    parts = [_read_one(p, form, format, delimiter, names, encoding, bad_rows, limit) for p in _paths(path)]
+    return _as_kind(parts, kind)
+
+# %% ../../nbs/data/01_events.ipynb #e97e82fe
+def _read_one(path, form, kind, delimiter, names, encoding, bad_rows, limit):
+    "One file as a DuckDB relation in the form of a log."
+    if not path.exists(): raise LogError(f'{path}: there is no such file; check the path')
+    if path.is_dir(): raise LogError(f"{path} is a folder; name a file in it, or a pattern such as '{path}/*.csv'")
+    bad = _BadRows(path)
+    try: table = _relation(path, kind or _kind(path), delimiter, names, encoding, bad)
+    except EOFError: raise LogError(_cut_short(path)) from None
+    except (OSError, duckdb.Error, pa.ArrowException) as e: raise LogError(_unreadable(path, e)) from None
+    bad.settle(bad_rows)
+    events = _to_events(table, form, path)
+    return events.limit(limit) if limit is not None else events
+
+
+def _unreadable(path, error):
+    "What to do about a file that its reader refused."
+    text = str(error).splitlines()[0]
+    if 'straddl' in text: return f'{path}: a row is longer than 8 MB; is this a table with one event a line?'
+    return f'{path} cannot be read: {text}; check that the file is whole and of the format that its name says (or pass format=...)'
+
+
+def _as_kind(parts, kind):
+    "Relations, one below the other, as the kind of dataframe that was asked for."
+    if kind not in ('pandas', 'polars', 'arrow', 'duckdb'): raise LogError(f"kind {kind!r} is unknown; choose pandas, polars, arrow or duckdb")
+    if kind == 'duckdb' and len(parts) == 1: return parts[0]
+    table = pa.concat_tables([nw.from_native(p).collect('pyarrow').to_native() for p in parts], promote_options='permissive')
+    if kind == 'duckdb': return duckdb.connect().from_arrow(table)
+    if kind == 'arrow': return table
+    frame = nw.from_native(table)
+    return frame.to_pandas() if kind == 'pandas' else frame.to_polars()
