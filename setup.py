@@ -1,4 +1,5 @@
 """Build seqbook from settings.ini, with the chapters of `nbs/` as package data."""
+
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copyfile
@@ -32,7 +33,9 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8")
+    if (ROOT / "README.md").exists()
+    else "",
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],

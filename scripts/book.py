@@ -3,6 +3,7 @@
 What counts as a source: the chapter's own cells and every module of the package that it imports. `--all` runs every chapter;
 `--mark` only notes that the saved outputs are those of the present sources; names run the chapters that contain them.
 """
+
 import json
 import sys
 import time
@@ -28,7 +29,9 @@ def is_progress(output: dict) -> bool:
 def execute(path):
     """Run one chapter where it stands and save its outputs."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_progress(output)]
@@ -44,8 +47,13 @@ def main(arguments: list[str]):
     names = {str(path.relative_to(NBS)): path for path in chapters()}
     words = [argument for argument in arguments if not argument.startswith("--")]
     stale = [
-        name for name, path in names.items()
-        if (any(word in name for word in words) if words else "--all" in arguments or record.get(name) != fingerprint(path))
+        name
+        for name, path in names.items()
+        if (
+            any(word in name for word in words)
+            if words
+            else "--all" in arguments or record.get(name) != fingerprint(path)
+        )
     ]
     print(f"{len(stale)} of {len(names)} chapters have changed", flush=True)
     for name in (bar := tqdm(stale, unit="chapter", disable=not stale)):
@@ -55,7 +63,9 @@ def main(arguments: list[str]):
             try:
                 execute(names[name])
             except CellExecutionError as error:
-                sys.exit(f"\n{(NBS / name).relative_to(ROOT)} stopped; its saved outputs are as before\n{error}")
+                sys.exit(
+                    f"\n{(NBS / name).relative_to(ROOT)} stopped; its saved outputs are as before\n{error}"
+                )
             bar.write(f"{time.monotonic() - start:6.1f} s  {name}")
         record[name] = fingerprint(names[name])
         kept = {key: record[key] for key in sorted(record) if key in names}

@@ -1,4 +1,5 @@
 """What the scripts know about chapters: where they are, what their cells say, what they depend on."""
+
 import ast
 import hashlib
 import json
@@ -10,7 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 PARTS = {
-    "": "Start", "data": "Data", "models": "Models", "evaluation": "Evaluation", "applications": "Applications",
+    "": "Start",
+    "data": "Data",
+    "models": "Models",
+    "evaluation": "Evaluation",
+    "applications": "Applications",
     "production": "Production",
 }
 DIRECTIVE = re.compile(r"^#\|\s*(\w+)(?:[: ]\s*(.*))?$", re.MULTILINE)
@@ -56,7 +61,9 @@ def read(path: Path) -> dict:
 
 def write(path: Path, notebook: dict):
     """Write a notebook as nbdev does."""
-    path.write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def directives(cell: dict) -> dict[str, str]:

@@ -1,4 +1,5 @@
 """Check that modules, notebooks and README.md are in step, in a copy, so that no work in progress is touched."""
+
 import re
 import shutil
 import subprocess
@@ -18,12 +19,23 @@ def changed(copy: Path) -> list[str]:
     for name in ("settings.ini", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
     for folder in ("nbs", "seqbook"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     for command in ("nbdev_export", "nbdev_clean"):
         subprocess.run([Path(sys.executable).parent / command], cwd=copy, check=True)
-    files = [path for folder in ("nbs", "seqbook") for path in (copy / folder).rglob("*") if path.suffix in (".py", ".ipynb")]
+    files = [
+        path
+        for folder in ("nbs", "seqbook")
+        for path in (copy / folder).rglob("*")
+        if path.suffix in (".py", ".ipynb")
+    ]
     pairs = [(path, ROOT / path.relative_to(copy)) for path in files]
-    return [str(old.relative_to(ROOT)) for new, old in pairs if not old.exists() or new.read_bytes() != old.read_bytes()]
+    return [
+        str(old.relative_to(ROOT))
+        for new, old in pairs
+        if not old.exists() or new.read_bytes() != old.read_bytes()
+    ]
 
 
 def noise(path: Path) -> list[str]:
@@ -36,15 +48,22 @@ def noise(path: Path) -> list[str]:
                 found.append(f"{where}: an error was saved as its output")
             elif output.get("name") == "stderr":
                 found.append(f"{where}: a warning or a progress bar was saved as its output")
-            texts = [output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if "text" in kind)]
-            found += [f"{where}: {match} in its output" for text in texts for match in NOISE.findall("".join(text))]
+            texts = [
+                output.get("text", ""),
+                *(value for kind, value in output.get("data", {}).items() if "text" in kind),
+            ]
+            found += [
+                f"{where}: {match} in its output" for text in texts for match in NOISE.findall("".join(text))
+            ]
     return found
 
 
 def main():
     """Stop with a list of what is not in step."""
     with tempfile.TemporaryDirectory() as folder:
-        complaints = [f"{name} is not in step; run nbdev_export and nbdev_clean" for name in changed(Path(folder))]
+        complaints = [
+            f"{name} is not in step; run nbdev_export and nbdev_clean" for name in changed(Path(folder))
+        ]
     complaints += [complaint for path in chapters() for complaint in noise(path)]
     if complaints:
         sys.exit("\n".join(complaints))

@@ -1,4 +1,5 @@
 """Write README.md from nbs/index.ipynb; with `--check` only say whether it is in step."""
+
 import re
 import sys
 
@@ -19,12 +20,18 @@ def from_root(match: re.Match) -> str:
 def readme() -> str:
     """The text of README.md."""
     notebook = read(NBS / "index.ipynb")
-    cells = [{key: value for key, value in cell.items() if key != "said"} for cell in visible(notebook["cells"])]
+    cells = [
+        {key: value for key, value in cell.items() if key != "said"} for cell in visible(notebook["cells"])
+    ]
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = RELATIVE.sub(from_root, cell["source"])
     text, _ = MarkdownExporter().from_notebook_node(nbformat.from_dict({**notebook, "cells": cells}))
-    return "<!-- Made from nbs/index.ipynb by `make book`: edit that. -->\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return (
+        "<!-- Made from nbs/index.ipynb by `make book`: edit that. -->\n\n"
+        + re.sub(r"\n{3,}", "\n\n", text).strip()
+        + "\n"
+    )
 
 
 def main():

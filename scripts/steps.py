@@ -1,4 +1,5 @@
 """Run make targets one after another; stop at the first that fails; print what each took."""
+
 import subprocess
 import sys
 import time

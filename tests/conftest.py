@@ -1,4 +1,5 @@
 """What every test shares."""
+
 import os
 from pathlib import Path
 
@@ -10,9 +11,11 @@ DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "s
 @pytest.fixture
 def real_data():
     """A function from a file name to the path of that real data set; the test is skipped where it is absent."""
+
     def find(name: str) -> Path:
         path = DATA / name
         if not path.exists():
             pytest.skip(f"{name} is not in {DATA}; set SEQBOOK_DATA to the folder that has it")
         return path
+
     return find

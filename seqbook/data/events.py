@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['USER', 'TIME', 'BEHAVIOR', 'ITEM', 'CATEGORY', 'PRICE', 'QUANTITY', 'SESSION', 'DURATION', 'REQUIRED', 'OPTIONAL',
            'NUMERIC', 'VIEW', 'FAVORITE', 'CART', 'REMOVE', 'BUY', 'BEHAVIORS', 'COMMON_NAMES', 'COMMON_BEHAVIORS',
-           'MAX_LINE', 'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events', 'read_events']
+           'MAX_LINE', 'OUTLIER', 'START', 'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events',
+           'read_events', 'log_clock', 'flag_events']
 
-# %% ../../nbs/data/01_events.ipynb #322b3327
+# %% ../../nbs/data/01_events.ipynb #74075e2b
 import datetime as dt
 import tempfile
 import warnings
@@ -19,91 +20,110 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-# %% ../../nbs/data/01_events.ipynb #dce7db53
-USER, TIME, BEHAVIOR = 'user_id', 'timestamp', 'behavior'
-ITEM, CATEGORY, PRICE, QUANTITY, SESSION, DURATION = 'item_id', 'category', 'price', 'quantity', 'session_id', 'duration'
+# %% ../../nbs/data/01_events.ipynb #57bb381f
+USER, TIME, BEHAVIOR = "user_id", "timestamp", "behavior"
+ITEM, CATEGORY, PRICE, QUANTITY, SESSION, DURATION = (
+    "item_id",
+    "category",
+    "price",
+    "quantity",
+    "session_id",
+    "duration",
+)
 REQUIRED = (USER, TIME, BEHAVIOR)
 OPTIONAL = (ITEM, CATEGORY, PRICE, QUANTITY, SESSION, DURATION)
 NUMERIC = (PRICE, QUANTITY, DURATION)  # in the shop's currency, in units, in seconds
 
-VIEW, FAVORITE, CART, REMOVE, BUY = 'view', 'favorite', 'cart', 'remove', 'buy'
+VIEW, FAVORITE, CART, REMOVE, BUY = "view", "favorite", "cart", "remove", "buy"
 BEHAVIORS = (VIEW, FAVORITE, CART, REMOVE, BUY)  # from the first contact to the purchase
 
-# %% ../../nbs/data/01_events.ipynb #0eefa39b
+# %% ../../nbs/data/01_events.ipynb #9673bd76
 class LogError(ValueError):
     "A mistake in a log, a model or an option that its owner can mend; the message says how."
 
-# %% ../../nbs/data/01_events.ipynb #3949a0e0
+# %% ../../nbs/data/01_events.ipynb #5b143512
 def lazily(
     frame,  # pandas, Polars (eager or lazy), Arrow table, DuckDB relation, or what else Narwhals knows
 ) -> nw.LazyFrame:
     "The frame as a Narwhals lazy frame. Eager frames are handed to a DuckDB of their own."
     wrapped = nw.from_native(frame)
-    if isinstance(wrapped, nw.LazyFrame): return wrapped
-    if isinstance(frame, pa.Table): return nw.from_native(duckdb.connect().from_arrow(frame))
-    if wrapped.implementation.is_pandas(): return nw.from_native(duckdb.connect().from_df(_storable(frame)))
+    if isinstance(wrapped, nw.LazyFrame):
+        return wrapped
+    if isinstance(frame, pa.Table):
+        return nw.from_native(duckdb.connect().from_arrow(frame))
+    if wrapped.implementation.is_pandas():
+        return nw.from_native(duckdb.connect().from_df(_storable(frame)))
     return nw.from_native(duckdb.connect().from_arrow(wrapped.to_arrow()))
 
-# %% ../../nbs/data/01_events.ipynb #eb5848d9
+# %% ../../nbs/data/01_events.ipynb #6e420f1b
 def _storable(frame):
     "A pandas frame as DuckDB takes it: categories as plain values, times without zone, object columns of one type."
-    return frame.assign(**{name: mend(frame[name]) for name in frame.columns if (mend := _mend(frame[name].dtype))})
+    return frame.assign(
+        **{name: mend(frame[name]) for name in frame.columns if (mend := _mend(frame[name].dtype))}
+    )
 
 
 def _mend(dtype):
     "The function that brings a pandas column to a type that DuckDB stores; None where it does already."
     import pandas as pd
-    if isinstance(dtype, pd.CategoricalDtype): return lambda c: c.astype(c.cat.categories.dtype)
-    if isinstance(dtype, pd.DatetimeTZDtype): return lambda c: c.dt.tz_convert('UTC').dt.tz_localize(None)
-    if dtype == object: return _one_type
+
+    if isinstance(dtype, pd.CategoricalDtype):
+        return lambda c: c.astype(c.cat.categories.dtype)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return lambda c: c.dt.tz_convert("UTC").dt.tz_localize(None)
+    if dtype == object:
+        return _one_type
 
 
 def _one_type(column):
     "An object column as text where it holds text or values of several types."
     kinds = {type(v) for v in column.dropna()}
-    return column.map(str, na_action='ignore').astype('str') if kinds == {str} or len(kinds) > 1 else column
+    return column.map(str, na_action="ignore").astype("str") if kinds == {str} or len(kinds) > 1 else column
 
-# %% ../../nbs/data/01_events.ipynb #81cd4d16
+# %% ../../nbs/data/01_events.ipynb #d409ce95
 def like(
     lazy,  # a Narwhals lazy frame
     frame,  # a native frame of the kind wanted
 ):
     "Collect a lazy result as the kind of frame that `frame` is; lazy kinds stay lazy."
     kind = nw.from_native(frame)
-    if isinstance(kind, nw.LazyFrame): return lazy.to_native()
-    if isinstance(frame, pa.Table): return lazy.collect('pyarrow').to_native()
-    return lazy.collect('pandas' if kind.implementation.is_pandas() else 'polars').to_native()
+    if isinstance(kind, nw.LazyFrame):
+        return lazy.to_native()
+    if isinstance(frame, pa.Table):
+        return lazy.collect("pyarrow").to_native()
+    return lazy.collect("pandas" if kind.implementation.is_pandas() else "polars").to_native()
 
 
 def to_pandas(frame):
     "Any frame as pandas."
     import pandas as pd
-    return frame if isinstance(frame, pd.DataFrame) else lazily(frame).collect('pandas').to_native()
 
-# %% ../../nbs/data/01_events.ipynb #0aa0b82c
+    return frame if isinstance(frame, pd.DataFrame) else lazily(frame).collect("pandas").to_native()
+
+# %% ../../nbs/data/01_events.ipynb #5b8a4feb
 COMMON_NAMES = {
-    USER: 'user_id userid user uid visitorid visitor_id customer_id customerid customer client_id household_id session_id sessionid session',
-    TIME: 'timestamp event_time time ts datetime date event_date eventdate invoicedate created_at event_timestamp transaction_timestamp',
-    BEHAVIOR: 'behavior behaviour behavior_type behaviour_type event event_type eventtype action action_type type',
-    ITEM: 'item_id itemid item product_id productid product sku stockcode aid article_id movieid movie_id',
-    CATEGORY: 'category category_id categoryid category_code cat',
-    PRICE: 'price unitprice unit_price item_price',
-    QUANTITY: 'quantity qty units number_of_cds',
-    SESSION: 'session_id sessionid session user_session',
-    DURATION: 'duration dwell dwell_time',
+    USER: "user_id userid user uid visitorid visitor_id customer_id customerid customer client_id household_id session_id sessionid session",
+    TIME: "timestamp event_time time ts datetime date event_date eventdate invoicedate created_at event_timestamp transaction_timestamp",
+    BEHAVIOR: "behavior behaviour behavior_type behaviour_type event event_type eventtype action action_type type",
+    ITEM: "item_id itemid item product_id productid product sku stockcode aid article_id movieid movie_id",
+    CATEGORY: "category category_id categoryid category_code cat",
+    PRICE: "price unitprice unit_price item_price",
+    QUANTITY: "quantity qty units number_of_cds",
+    SESSION: "session_id sessionid session user_session",
+    DURATION: "duration dwell dwell_time",
 }
 COMMON_NAMES = {ours: names.split() for ours, names in COMMON_NAMES.items()}
 
 COMMON_BEHAVIORS = {
-    VIEW: 'view views pv click clicks browse page_view pageview product_view detail',
-    FAVORITE: 'favorite favourite fav wishlist like add_to_wishlist collect',
-    CART: 'cart carts add_to_cart addtocart add',
-    REMOVE: 'remove remove_from_cart removefromcart',
-    BUY: 'buy buys purchase purchases order orders transaction checkout paid',
+    VIEW: "view views pv click clicks browse page_view pageview product_view detail",
+    FAVORITE: "favorite favourite fav wishlist like add_to_wishlist collect",
+    CART: "cart carts add_to_cart addtocart add",
+    REMOVE: "remove remove_from_cart removefromcart",
+    BUY: "buy buys purchase purchases order orders transaction checkout paid",
 }
 COMMON_BEHAVIORS = {theirs: ours for ours, names in COMMON_BEHAVIORS.items() for theirs in names.split()}
 
-# %% ../../nbs/data/01_events.ipynb #acc1a017
+# %% ../../nbs/data/01_events.ipynb #f3cf562c
 def find_columns(
     names,  # the table's column names
     columns=None,  # theirs -> ours, where the usual names do not fit: {'uid': 'user_id'}
@@ -112,78 +132,98 @@ def find_columns(
     "Which column of a table is which column of the log: ours -> theirs. LogError if a required one is missing."
     names, columns = list(names), dict(columns or {})
     for theirs, ours in columns.items():
-        if theirs not in names: raise LogError(f"column {theirs!r} is not in the log; the log has {names}")
-        if ours not in COMMON_NAMES: raise LogError(f"{ours!r} is no column of an event log; choose one of {list(COMMON_NAMES)}")
+        if theirs not in names:
+            raise LogError(f"column {theirs!r} is not in the log; the log has {names}")
+        if ours not in COMMON_NAMES:
+            raise LogError(f"{ours!r} is no column of an event log; choose one of {list(COMMON_NAMES)}")
     found = {ours: theirs for theirs, ours in columns.items()}
-    for ours, usual in COMMON_NAMES.items(): _find_one(ours, usual, names, found)
+    for ours, usual in COMMON_NAMES.items():
+        _find_one(ours, usual, names, found)
     for ours in need:
-        if ours not in found: raise LogError(_missing(ours, names))
+        if ours not in found:
+            raise LogError(_missing(ours, names))
     return {ours: found[ours] for ours in COMMON_NAMES if ours in found}
 
-# %% ../../nbs/data/01_events.ipynb #bbbdc01c
+# %% ../../nbs/data/01_events.ipynb #26548987
 def _find_one(ours, usual, names, found):
     "Add to `found` the first usual name of a column that the table has and that nothing else has taken."
     free = {n.strip().lower(): n for n in reversed(names) if ours == SESSION or n not in found.values()}
     match = next((free[n] for n in usual if n in free), None)
-    if ours not in found and match is not None: found[ours] = match
+    if ours not in found and match is not None:
+        found[ours] = match
 
 
 def _missing(ours, names):
     "What to do about a column that was not found."
-    if ours == BEHAVIOR: return f"column 'behavior' is missing; the log has {names}; pass columns={{'{names[-1]}': 'behavior'}}, or behavior='view' if all rows are one"
+    if ours == BEHAVIOR:
+        return f"column 'behavior' is missing; the log has {names}; pass columns={{'{names[-1]}': 'behavior'}}, or behavior='view' if all rows are one"
     return f"column {ours!r} is missing; the log has {names}; pass columns={{'{names[0]}': {ours!r}}}"
 
-# %% ../../nbs/data/01_events.ipynb #bd1e76d8
-_UNITS = {'s': '1000000', 'ms': '1000', 'us': '1', 'ns': '0.001'}
+# %% ../../nbs/data/01_events.ipynb #a57f41cd
+_UNITS = {"s": "1000000", "ms": "1000", "us": "1", "ns": "0.001"}
 
 
 def _number_to_micros(x, unit=None):
     "SQL: microseconds since 1970 from a number of seconds, milli-, micro- or nanoseconds."
-    if unit is not None: return f'CAST({x} * {_UNITS[unit]} AS BIGINT)'
-    return (f'CAST(CASE WHEN abs({x}) < 1e11 THEN {x} * 1000000 WHEN abs({x}) < 1e14 THEN {x} * 1000 '
-            f'WHEN abs({x}) < 1e17 THEN {x} ELSE {x} / 1000 END AS BIGINT)')
+    if unit is not None:
+        return f"CAST({x} * {_UNITS[unit]} AS BIGINT)"
+    return (
+        f"CAST(CASE WHEN abs({x}) < 1e11 THEN {x} * 1000000 WHEN abs({x}) < 1e14 THEN {x} * 1000 "
+        f"WHEN abs({x}) < 1e17 THEN {x} ELSE {x} / 1000 END AS BIGINT)"
+    )
 
 
 def _zone(x, zone):
     "SQL: a time of a zone's clocks as UTC."
-    return x if zone == 'UTC' else f"make_timestamp(epoch_us(timezone('{zone}', {x})))"
+    return x if zone == "UTC" else f"make_timestamp(epoch_us(timezone('{zone}', {x})))"
 
-# %% ../../nbs/data/01_events.ipynb #c8001074
-_OFFSET = r'(:\d\d(?:\.\d+)?)\s*([+-])(\d\d):?(\d\d)?$'  # the offset after a clock time: 10:00:00+02:00
-_MARK = r'\s*(Z|UTC|GMT)$'
+# %% ../../nbs/data/01_events.ipynb #2404198e
+_OFFSET = r"(:\d\d(?:\.\d+)?)\s*([+-])(\d\d):?(\d\d)?$"  # the offset after a clock time: 10:00:00+02:00
+_MARK = r"\s*(Z|UTC|GMT)$"
 
 
 def _text_to_time(x, zone, time_format):
     "SQL: a text as a UTC time; NULL where it is none."
-    if time_format: return _zone(f"try_strptime({x}, '{time_format}')", zone)
+    if time_format:
+        return _zone(f"try_strptime({x}, '{time_format}')", zone)
     sign = f"CASE regexp_extract({x}, '{_OFFSET}', 2) WHEN '-' THEN 1 ELSE -1 END"
     part = lambda i: f"coalesce(try_cast(regexp_extract({x}, '{_OFFSET}', {i}) AS INT), 0)"
     local = f"try_cast(regexp_replace({x}, '{_OFFSET}', '\\1') AS TIMESTAMP)"
-    return (f"CASE WHEN regexp_matches({x}, '{_MARK}') THEN try_cast(regexp_replace({x}, '{_MARK}', '') AS TIMESTAMP) "
-            f"WHEN regexp_matches({x}, '{_OFFSET}') THEN {local} + to_minutes({sign} * (60 * {part(3)} + {part(4)})) "
-            f"ELSE {_zone(f'try_cast({x} AS TIMESTAMP)', zone)} END")
+    return (
+        f"CASE WHEN regexp_matches({x}, '{_MARK}') THEN try_cast(regexp_replace({x}, '{_MARK}', '') AS TIMESTAMP) "
+        f"WHEN regexp_matches({x}, '{_OFFSET}') THEN {local} + to_minutes({sign} * (60 * {part(3)} + {part(4)})) "
+        f"ELSE {_zone(f'try_cast({x} AS TIMESTAMP)', zone)} END"
+    )
 
-# %% ../../nbs/data/01_events.ipynb #7e6d5dd7
-_DAY = r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])'  # a date written as a number: 19970101
+# %% ../../nbs/data/01_events.ipynb #63653768
+_DAY = r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"  # a date written as a number: 19970101
 
 
-def _any_to_time(x, zone='UTC', time_format=None, unit=None):
+def _any_to_time(x, zone="UTC", time_format=None, unit=None):
     "SQL: the value of a text or number column as a UTC time."
-    text = f'trim(CAST({x} AS VARCHAR))'
-    if time_format: return _text_to_time(text, zone, time_format)
-    number = f'try_cast({text} AS DECIMAL(38, 9))'
-    date = '' if unit else f"WHEN regexp_full_match({text}, '{_DAY}') THEN {_zone(f'''try_strptime({text}, '%Y%m%d')''', zone)} "
-    return (f"CASE {date}WHEN {number} IS NOT NULL THEN make_timestamp({_number_to_micros(number, unit)}) "
-            f"ELSE {_text_to_time(text, zone, None)} END")
+    text = f"trim(CAST({x} AS VARCHAR))"
+    if time_format:
+        return _text_to_time(text, zone, time_format)
+    number = f"try_cast({text} AS DECIMAL(38, 9))"
+    date = (
+        ""
+        if unit
+        else f"WHEN regexp_full_match({text}, '{_DAY}') THEN {_zone(f'''try_strptime({text}, '%Y%m%d')''', zone)} "
+    )
+    return (
+        f"CASE {date}WHEN {number} IS NOT NULL THEN make_timestamp({_number_to_micros(number, unit)}) "
+        f"ELSE {_text_to_time(text, zone, None)} END"
+    )
 
-# %% ../../nbs/data/01_events.ipynb #ae9af3ea
+# %% ../../nbs/data/01_events.ipynb #c1ba9b8e
 @dataclass(frozen=True)
 class _Form:
     "How a table is to be brought into the form of a log."
+
     columns: dict | None = None
     behaviors: dict | None = None
     behavior: str | None = None
-    time_zone: str = 'UTC'
+    time_zone: str = "UTC"
     time_format: str | None = None
     time_unit: str | None = None
     dtypes: dict | None = None
@@ -195,7 +235,7 @@ def to_events(
     columns=None,  # theirs -> ours, where the usual names do not fit: {'uid': 'user_id'}
     behaviors=None,  # theirs -> ours: {'order': 'buy'}; default: the usual names
     behavior=None,  # the behaviour of every row, for a table that has no such column
-    time_zone='UTC',  # of times that name none
+    time_zone="UTC",  # of times that name none
     time_format=None,  # of times as text, as in strptime; default: ISO 8601
     time_unit=None,  # of times as numbers: s, ms, us or ns; default: by size
     dtypes=None,  # DuckDB types that columns must have: {'user_id': 'BIGINT'}
@@ -204,157 +244,203 @@ def to_events(
     "A table as an event log, of the same kind of dataframe. LogError for a missing column or times that cannot be read."
     form = _Form(columns, behaviors, behavior, time_zone, time_format, time_unit, dtypes, keep)
     native = nw.to_native(lazily(frame))
-    if isinstance(native, duckdb.DuckDBPyRelation): return like(nw.from_native(_to_events(native, form)), frame)
-    whole = duckdb.connect().from_arrow(lazily(frame).collect('pyarrow').to_native())
-    return nw.from_native(_to_events(whole, form)).collect('polars').to_native().lazy()
+    if isinstance(native, duckdb.DuckDBPyRelation):
+        return like(nw.from_native(_to_events(native, form)), frame)
+    whole = duckdb.connect().from_arrow(lazily(frame).collect("pyarrow").to_native())
+    return nw.from_native(_to_events(whole, form)).collect("polars").to_native().lazy()
 
-# %% ../../nbs/data/01_events.ipynb #f63794e8
-def _to_events(table, form, where='the log'):
+# %% ../../nbs/data/01_events.ipynb #37b14cd2
+def _to_events(table, form, where="the log"):
     "A DuckDB relation as an event log."
     need = (USER, TIME) if form.behavior else REQUIRED
     found = find_columns(table.columns, form.columns, need)
     kinds = dict(zip(table.columns, map(str, table.types), strict=True))
-    events = table.project(', '.join(_column(ours, theirs, kinds[theirs], form) for ours, theirs in found.items())
-                           + _constant(found, form) + _extra(table.columns, found, form))
-    if kinds[found[TIME]] != 'TIMESTAMP': _check_times(table, events, found[TIME], where)
+    events = table.project(
+        ", ".join(_column(ours, theirs, kinds[theirs], form) for ours, theirs in found.items())
+        + _constant(found, form)
+        + _extra(table.columns, found, form)
+    )
+    if kinds[found[TIME]] != "TIMESTAMP":
+        _check_times(table, events, found[TIME], where)
     return events
 
 
 def _column(ours, theirs, kind, form):
     "SQL: one column of the log from the table's."
     x = '"' + theirs.replace('"', '""') + '"'
-    if ours == TIME: sql = _time_column(x, kind, form)
-    elif ours == BEHAVIOR: sql = _behavior_column(x, form)
-    elif ours in NUMERIC: sql = x if kind in ('DOUBLE', 'BIGINT', 'INTEGER', 'FLOAT') else f'try_cast({x} AS DOUBLE)'
-    else: sql = f"nullif({x}, '')" if kind == 'VARCHAR' else x
-    return f'{_cast(sql, ours, form)} AS {ours}'
+    if ours == TIME:
+        sql = _time_column(x, kind, form)
+    elif ours == BEHAVIOR:
+        sql = _behavior_column(x, form)
+    elif ours in NUMERIC:
+        sql = x if kind in ("DOUBLE", "BIGINT", "INTEGER", "FLOAT") else f"try_cast({x} AS DOUBLE)"
+    else:
+        sql = f"nullif({x}, '')" if kind == "VARCHAR" else x
+    return f"{_cast(sql, ours, form)} AS {ours}"
 
 
 def _cast(sql, ours, form):
     "SQL: the column in the type that was asked for."
-    return f'try_cast({sql} AS {form.dtypes[ours]})' if form.dtypes and ours in form.dtypes else sql
+    return f"try_cast({sql} AS {form.dtypes[ours]})" if form.dtypes and ours in form.dtypes else sql
 
-# %% ../../nbs/data/01_events.ipynb #bb2e203f
+# %% ../../nbs/data/01_events.ipynb #70258ae3
 def _time_column(x, kind, form):
     "SQL: the time of an event in UTC."
-    if kind.startswith('TIMESTAMP WITH'): return f'make_timestamp(epoch_us({x}))'
-    if kind.startswith(('TIMESTAMP', 'DATE')): return _zone(f'CAST({x} AS TIMESTAMP)', form.time_zone)
+    if kind.startswith("TIMESTAMP WITH"):
+        return f"make_timestamp(epoch_us({x}))"
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return _zone(f"CAST({x} AS TIMESTAMP)", form.time_zone)
     return _any_to_time(x, form.time_zone, form.time_format, form.time_unit)
 
 
-def _quote(text): return "'" + str(text).replace("'", "''") + "'"
+def _quote(text):
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def _behavior_column(x, form):
     "SQL: the behaviour under its name in the book."
-    text = f'trim(CAST({x} AS VARCHAR))'
+    text = f"trim(CAST({x} AS VARCHAR))"
     known = {**COMMON_BEHAVIORS, **{str(k).lower(): v for k, v in (form.behaviors or {}).items()}}
-    cases = ' '.join(f'WHEN {_quote(theirs)} THEN {_quote(ours)}' for theirs, ours in known.items())
+    cases = " ".join(f"WHEN {_quote(theirs)} THEN {_quote(ours)}" for theirs, ours in known.items())
     return f"CASE lower({text}) {cases} WHEN '' THEN NULL ELSE {text} END"
 
 
 def _constant(found, form):
     "SQL: the behaviour column of a table that has none."
-    return f', {_quote(form.behavior)} AS {BEHAVIOR}' if form.behavior and BEHAVIOR not in found else ''
+    return f", {_quote(form.behavior)} AS {BEHAVIOR}" if form.behavior and BEHAVIOR not in found else ""
 
 
 def _extra(names, found, form):
     "SQL: further columns, under their own names."
-    wanted = [n for n in names if n not in found.values()] if form.keep == 'all' else list(form.keep)
-    if unknown := [n for n in wanted if n not in names]: raise LogError(f'keep names columns that the log has not: {unknown}; it has {names}')
-    return ''.join(f', "{n}"' for n in wanted)
+    wanted = [n for n in names if n not in found.values()] if form.keep == "all" else list(form.keep)
+    if unknown := [n for n in wanted if n not in names]:
+        raise LogError(f"keep names columns that the log has not: {unknown}; it has {names}")
+    return "".join(f', "{n}"' for n in wanted)
 
-# %% ../../nbs/data/01_events.ipynb #ef0917b2
+# %% ../../nbs/data/01_events.ipynb #5bc73776
 def _check_times(table, events, name, where):
     "LogError if most times of a log cannot be read."
     raw = '"' + name.replace('"', '""') + '"'
-    read = events.aggregate(f'count({TIME})').fetchone()[0]
+    read = events.aggregate(f"count({TIME})").fetchone()[0]
     given = table.aggregate(f"count(nullif(trim(CAST({raw} AS VARCHAR)), ''))").fetchone()[0]
     if given and read < given / 2:
-        values = [str(v[0]) for v in table.filter(f'{raw} IS NOT NULL').project(raw).limit(3).fetchall()]
-        raise LogError(f'{where}: {given - read:,} of {given:,} values in column {name!r} cannot be read as times, the first rows have {values}; '
-                       "pass time_format, for example '%d/%m/%Y %H:%M', or name another column as the timestamp")
+        values = [str(v[0]) for v in table.filter(f"{raw} IS NOT NULL").project(raw).limit(3).fetchall()]
+        raise LogError(
+            f"{where}: {given - read:,} of {given:,} values in column {name!r} cannot be read as times, the first rows have {values}; "
+            "pass time_format, for example '%d/%m/%Y %H:%M', or name another column as the timestamp"
+        )
 
-# %% ../../nbs/data/01_events.ipynb #7e43483e
-_MAGIC = {b'\x1f\x8b': 'gzip', b'BZh': 'bz2', b'\xfd7zXZ': 'lzma', b'\x28\xb5\x2f\xfd': 'zstd'}
+# %% ../../nbs/data/01_events.ipynb #ea11b750
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "lzma", b"\x28\xb5\x2f\xfd": "zstd"}
 MAX_LINE = 1_000_000  # characters; no row of a log is that long
 
 
 def _open(path):
     "A binary file, decompressed on the way if its first bytes say that it is compressed."
     import importlib
-    with open(path, 'rb') as f: start = f.read(6)
+
+    with open(path, "rb") as f:
+        start = f.read(6)
     kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if kind == 'zstd': return pa.CompressedInputStream(pa.OSFile(str(path)), 'zstd')
-    return importlib.import_module(kind).open(path, 'rb') if kind else open(path, 'rb')
+    if kind == "zstd":
+        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+    return importlib.import_module(kind).open(path, "rb") if kind else open(path, "rb")
 
 
 def _first_lines(path, encoding, count=20):
     "The first lines of a text file. LogError if it is empty, not text, or one endless line."
     try:
-        with _open(path) as f: start = f.read(MAX_LINE)
-    except EOFError: raise LogError(_cut_short(path)) from None
-    if not start.strip(): raise LogError(f'{path}: the file is empty; there is no log in it')
-    text = start.decode(encoding, errors='replace').lstrip('\ufeff')
-    if len(start) == MAX_LINE and '\n' not in text and '\r' not in text:
-        raise LogError(f'{path}, row 1: a line of over {MAX_LINE:,} characters; is this a table with one event a line?')
+        with _open(path) as f:
+            start = f.read(MAX_LINE)
+    except EOFError:
+        raise LogError(_cut_short(path)) from None
+    if not start.strip():
+        raise LogError(f"{path}: the file is empty; there is no log in it")
+    text = start.decode(encoding, errors="replace").lstrip("\ufeff")
+    if len(start) == MAX_LINE and "\n" not in text and "\r" not in text:
+        raise LogError(
+            f"{path}, row 1: a line of over {MAX_LINE:,} characters; is this a table with one event a line?"
+        )
     return text.splitlines()[:count]
 
-# %% ../../nbs/data/01_events.ipynb #05043947
+# %% ../../nbs/data/01_events.ipynb #2a5dd0f9
 def _cut_short(path):
     "What to do about a compressed file that ends too early."
-    return f'{path}: the compressed file is cut short; download or copy it again, or decompress what is there and read that'
+    return f"{path}: the compressed file is cut short; download or copy it again, or decompress what is there and read that"
 
 
 def _delimiter(path, lines):
     "The delimiter that splits the header into most columns."
-    counts = {d: lines[0].count(d) for d in (',', '\t', ';', '|')}
+    counts = {d: lines[0].count(d) for d in (",", "\t", ";", "|")}
     best = max(counts, key=counts.get)
-    if counts[best]: return best
-    if len(lines[0].split()) > 1: return ' '
-    raise LogError(f'{path}: one column only, the first line is {lines[0][:80]!r}; '
-                   "pass delimiter=..., or names=[...] if the file has no header")
+    if counts[best]:
+        return best
+    if len(lines[0].split()) > 1:
+        return " "
+    raise LogError(
+        f"{path}: one column only, the first line is {lines[0][:80]!r}; "
+        "pass delimiter=..., or names=[...] if the file has no header"
+    )
 
 
 def _check_delimiter(path, lines, delimiter):
     "LogError for a delimiter that does not occur in the header."
     if delimiter not in lines[0]:
-        raise LogError(f'{path}: the delimiter {delimiter!r} is not in the first line {lines[0][:80]!r}; '
-                       f'it looks like {_delimiter(path, lines)!r}')
+        raise LogError(
+            f"{path}: the delimiter {delimiter!r} is not in the first line {lines[0][:80]!r}; "
+            f"it looks like {_delimiter(path, lines)!r}"
+        )
     return delimiter
 
-# %% ../../nbs/data/01_events.ipynb #2e0f9884
+# %% ../../nbs/data/01_events.ipynb #b4204aa3
 @dataclass
 class _BadRows:
     "Rows of a file that could not be read."
+
     path: Any
     rows: list = field(default_factory=list)
 
-    def add(self, line, why, text): self.rows.append((str(self.path), line, why, text))
+    def add(self, line, why, text):
+        self.rows.append((str(self.path), line, why, text))
 
     def settle(self, bad_rows):
         "Stop, warn, or write them down, as `bad_rows` says."
-        if not self.rows: return
+        if not self.rows:
+            return
         path, line, why, text = self.rows[0]
-        what = f'{path}, row {line}: {why}: {text[:60]!r}' + (f' (and {len(self.rows) - 1:,} more bad rows)' if self.rows[1:] else '')
-        if bad_rows == 'error': raise LogError(f"{what}; mend the file, or pass bad_rows='skip' (--skip-bad-rows) to go on without")
-        if bad_rows != 'skip': self.write(bad_rows)
-        warnings.warn(f'{len(self.rows):,} bad rows left out; the first: {what}', stacklevel=4)
+        what = f"{path}, row {line}: {why}: {text[:60]!r}" + (
+            f" (and {len(self.rows) - 1:,} more bad rows)" if self.rows[1:] else ""
+        )
+        if bad_rows == "error":
+            raise LogError(
+                f"{what}; mend the file, or pass bad_rows='skip' (--skip-bad-rows) to go on without"
+            )
+        if bad_rows != "skip":
+            self.write(bad_rows)
+        warnings.warn(f"{len(self.rows):,} bad rows left out; the first: {what}", stacklevel=4)
 
     def write(self, path):
         "Write the rows to a CSV file."
         import csv
-        with open(path, 'a', newline='', encoding='utf-8') as f: csv.writer(f).writerows(self.rows)
 
-# %% ../../nbs/data/01_events.ipynb #63e55588
+        with open(path, "a", newline="", encoding="utf-8") as f:
+            csv.writer(f).writerows(self.rows)
+
+# %% ../../nbs/data/01_events.ipynb #5e96bf58
 def _csv_batches(path, delimiter, header, names, encoding, bad):
     "Batches of a text table, all columns as text; bad rows go to `bad`."
     from pyarrow import csv
+
     def on_bad(row):
-        bad.add(row.number, f'{row.actual_columns} columns where {row.expected_columns} are expected', row.text)
-        return 'skip'
-    options = csv.ReadOptions(column_names=names, skip_rows=int(header), use_threads=False, block_size=1 << 23)
-    parse = csv.ParseOptions(delimiter='\t' if delimiter == ' ' else delimiter, invalid_row_handler=on_bad)
+        bad.add(
+            row.number, f"{row.actual_columns} columns where {row.expected_columns} are expected", row.text
+        )
+        return "skip"
+
+    options = csv.ReadOptions(
+        column_names=names, skip_rows=int(header), use_threads=False, block_size=1 << 23
+    )
+    parse = csv.ParseOptions(delimiter="\t" if delimiter == " " else delimiter, invalid_row_handler=on_bad)
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), strings_can_be_null=False)
     done = int(header)
     for batch in csv.open_csv(_as_utf8(path, delimiter, encoding), options, parse, convert):
@@ -364,15 +450,19 @@ def _csv_batches(path, delimiter, header, names, encoding, bad):
 
 def _as_utf8(path, delimiter, encoding):
     "The bytes of a text file in UTF-8, with single tabs for runs of blanks."
-    if delimiter == ' ': return pa.py_buffer(b'\n'.join(b'\t'.join(line.split()) for line in _open(path)) + b'\n')
-    if encoding.lower() in ('utf-8', 'utf8'): return _open(path)
-    return pa.transcoding_input_stream(pa.PythonFile(_open(path), 'r'), encoding, 'utf-8')
+    if delimiter == " ":
+        return pa.py_buffer(b"\n".join(b"\t".join(line.split()) for line in _open(path)) + b"\n")
+    if encoding.lower() in ("utf-8", "utf8"):
+        return _open(path)
+    return pa.transcoding_input_stream(pa.PythonFile(_open(path), "r"), encoding, "utf-8")
 
 
 def _decoded(batch, done, bad):
     "A batch of bytes as text, without the rows that are not text."
-    try: return batch.cast(pa.schema([(n, pa.string()) for n in batch.schema.names]))
-    except pa.ArrowInvalid: pass
+    try:
+        return batch.cast(pa.schema([(n, pa.string()) for n in batch.schema.names]))
+    except pa.ArrowInvalid:
+        pass
     skipped = sorted(line for _, line, _, _ in bad.rows)
     rows = zip(*batch.to_pydict().values(), strict=True)
     good = [i for i, values in enumerate(rows) if _is_text(values, _line(done + i + 1, skipped), bad)]
@@ -381,104 +471,141 @@ def _decoded(batch, done, bad):
 
 def _line(row, skipped):
     "The line of a file that holds a row, when the lines `skipped` hold none."
-    for line in skipped: row += line <= row
+    for line in skipped:
+        row += line <= row
     return row
 
 
 def _is_text(values, line, bad):
     "Whether all values of a row are UTF-8; a row that is not goes to `bad`."
-    try: return b''.join(values).decode() is not None
+    try:
+        return b"".join(values).decode() is not None
     except UnicodeDecodeError as e:
-        bad.add(line, f"not UTF-8 ({e.reason}); encoding='latin-1' may be right", b','.join(values).decode('latin-1'))
+        bad.add(
+            line,
+            f"not UTF-8 ({e.reason}); encoding='latin-1' may be right",
+            b",".join(values).decode("latin-1"),
+        )
         return False
 
-# %% ../../nbs/data/01_events.ipynb #fd6ea038
+# %% ../../nbs/data/01_events.ipynb #0308357b
 def _json_batches(path, encoding, bad):
     "Batches of a file with one JSON object a line."
     import itertools
     import json
+
     lines = enumerate(_open(path), 1)
     while chunk := list(itertools.islice(lines, 50_000)):
         rows = []
         for line, text in chunk:
-            try: rows.append(_json_object(text.decode(encoding)))
-            except ValueError as e: bad.add(line, f'no JSON object ({e})', text.decode(encoding, 'replace').strip())
+            try:
+                rows.append(_json_object(text.decode(encoding)))
+            except ValueError as e:
+                bad.add(line, f"no JSON object ({e})", text.decode(encoding, "replace").strip())
         yield pa.Table.from_pylist([r for r in rows if r])
 
 
 def _json_object(text):
     "A line as a dictionary; an empty one for an empty line."
     import json
+
     row = json.loads(text) if text.strip() else {}
-    if not isinstance(row, dict): raise ValueError(f'a {type(row).__name__}')
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}")
     return row
 
-# %% ../../nbs/data/01_events.ipynb #cf5d8fdc
+# %% ../../nbs/data/01_events.ipynb #2615b9d0
 def _text_table(path, delimiter, names, encoding, bad):
     "A CSV or TSV file as batches of text."
     lines = _first_lines(path, encoding)
-    delimiter = _check_delimiter(path, lines, delimiter) if delimiter and names is None else delimiter or _delimiter(path, lines)
+    delimiter = (
+        _check_delimiter(path, lines, delimiter)
+        if delimiter and names is None
+        else delimiter or _delimiter(path, lines)
+    )
     header = names is None
-    names = names or [n.strip().strip('"') for n in lines[0].split(None if delimiter == ' ' else delimiter)]
-    if header and len([x for x in lines if x.strip()]) == 1: raise LogError(f'{path}: a header and no row; there is no event in it')
+    names = names or [n.strip().strip('"') for n in lines[0].split(None if delimiter == " " else delimiter)]
+    if header and len([x for x in lines if x.strip()]) == 1:
+        raise LogError(f"{path}: a header and no row; there is no event in it")
     return _csv_batches(path, delimiter, header, names, encoding, bad)
 
 
 def _table(path, kind, delimiter, names, encoding, bad):
     "A file as an Arrow table."
-    if kind == 'jsonl':
+    if kind == "jsonl":
         _first_lines(path, encoding)
-        return pa.concat_tables(list(_json_batches(path, encoding, bad)), promote_options='permissive')
+        return pa.concat_tables(list(_json_batches(path, encoding, bad)), promote_options="permissive")
     return pa.Table.from_batches(list(_text_table(path, delimiter, names, encoding, bad)))
 
 
 def _relation(path, kind, delimiter, names, encoding, bad):
     "A file as a DuckDB relation. Parquet is scanned where it lies, text is read into memory."
-    if kind == 'parquet': return duckdb.connect().read_parquet(str(path))
+    if kind == "parquet":
+        return duckdb.connect().read_parquet(str(path))
     table = _table(path, kind, delimiter, names, encoding, bad)
-    if not len(table) and not bad.rows: raise LogError(f'{path}: no row; there is no event in it')
+    if not len(table) and not bad.rows:
+        raise LogError(f"{path}: no row; there is no event in it")
     return duckdb.connect().from_arrow(table)
 
-# %% ../../nbs/data/01_events.ipynb #1d994cd0
-_KINDS = {'.csv': 'csv', '.tsv': 'csv', '.txt': 'csv', '.dat': 'csv', '.data': 'csv',
-          '.json': 'jsonl', '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.parquet': 'parquet', '.pq': 'parquet'}
-_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
+# %% ../../nbs/data/01_events.ipynb #e6aca881
+_KINDS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".json": "jsonl",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def _kind(path):
     "What a file is by its name; compression endings do not count."
     endings = [s.lower() for s in Path(path).suffixes if s.lower() not in _COMPRESSED]
-    return _KINDS.get(endings[-1] if endings else '', 'csv')
+    return _KINDS.get(endings[-1] if endings else "", "csv")
 
 
 def _local(path):
     "A file or address as a path on this machine."
-    if '://' not in str(path): return Path(path).expanduser()
+    if "://" not in str(path):
+        return Path(path).expanduser()
     from urllib.request import urlopen
-    target = Path(tempfile.mkdtemp(prefix='seqbook-')) / str(path).split('?')[0].rsplit('/', 1)[-1]
+
+    target = Path(tempfile.mkdtemp(prefix="seqbook-")) / str(path).split("?")[0].rsplit("/", 1)[-1]
     try:
-        with urlopen(str(path)) as source: _save(source, target)
-    except OSError as e: raise LogError(f'{path} cannot be read: {e}; check the address') from None
+        with urlopen(str(path)) as source:
+            _save(source, target)
+    except OSError as e:
+        raise LogError(f"{path} cannot be read: {e}; check the address") from None
     return target
 
 
 def _save(source, target):
     "Write a download to a file, with a progress bar."
     from tqdm.auto import tqdm
-    size = int(source.headers.get('Content-Length') or 0)
-    with open(target, 'wb') as f, tqdm(total=size, unit='B', unit_scale=True, desc=target.name) as bar:
-        while block := source.read(1 << 20): bar.update(f.write(block))
+
+    size = int(source.headers.get("Content-Length") or 0)
+    with open(target, "wb") as f, tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
+        while block := source.read(1 << 20):
+            bar.update(f.write(block))
 
 
 def _paths(path):
     "The files that a path, an address, a list or a pattern names."
-    if isinstance(path, list | tuple): return [p for one in path for p in _paths(one)]
-    if '://' in str(path) or not any(c in str(path) for c in '*?['): return [_local(path)]
-    found = sorted(Path(Path(path).anchor or '.').glob(str(path).removeprefix(Path(path).anchor)))
-    if not found: raise LogError(f'no file matches {path}')
+    if isinstance(path, list | tuple):
+        return [p for one in path for p in _paths(one)]
+    if "://" in str(path) or not any(c in str(path) for c in "*?["):
+        return [_local(path)]
+    found = sorted(Path(Path(path).anchor or ".").glob(str(path).removeprefix(Path(path).anchor)))
+    if not found:
+        raise LogError(f"no file matches {path}")
     return found
 
-# %% ../../nbs/data/01_events.ipynb #cfb48f37
+# %% ../../nbs/data/01_events.ipynb #6c1fbaac
 def read_events(
     path,  # a file, an address, a pattern such as 'logs/*.csv.gz', or a list of these
     columns=None,  # theirs -> ours, where the usual names do not fit: {'uid': 'user_id'}
@@ -487,14 +614,14 @@ def read_events(
     format=None,  # csv (any delimiter), jsonl or parquet; default: by the file's name
     delimiter=None,  # default: found in the first line; ' ' is any run of blanks
     names=None,  # the column names of a text file without a header
-    encoding='utf-8',  # of text files
-    time_zone='UTC',  # of times that name none
+    encoding="utf-8",  # of text files
+    time_zone="UTC",  # of times that name none
     time_format=None,  # of times as text, as in strptime; default: ISO 8601
     time_unit=None,  # of times as numbers: s, ms, us or ns; default: by size
     dtypes=None,  # DuckDB types that columns must have: {'user_id': 'BIGINT'}
     keep=(),  # further columns to keep, or 'all'
-    bad_rows='error',  # 'error' stops at a row that cannot be read, 'skip' goes on; a path: skip, and write them there
-    kind='pandas',  # the dataframe to return: pandas, polars, arrow or duckdb
+    bad_rows="error",  # 'error' stops at a row that cannot be read, 'skip' goes on; a path: skip, and write them there
+    kind="pandas",  # the dataframe to return: pandas, polars, arrow or duckdb
     limit=None,  # read no more rows than this
 ):
     "Read an event log. Ids in text files stay text. LogError says what is wrong, in which file and row, and what to do."
@@ -502,15 +629,20 @@ def read_events(
     parts = [_read_one(p, form, format, delimiter, names, encoding, bad_rows, limit) for p in _paths(path)]
     return _as_kind(parts, kind)
 
-# %% ../../nbs/data/01_events.ipynb #e97e82fe
+# %% ../../nbs/data/01_events.ipynb #8e41196a
 def _read_one(path, form, kind, delimiter, names, encoding, bad_rows, limit):
     "One file as a DuckDB relation in the form of a log."
-    if not path.exists(): raise LogError(f'{path}: there is no such file; check the path')
-    if path.is_dir(): raise LogError(f"{path} is a folder; name a file in it, or a pattern such as '{path}/*.csv'")
+    if not path.exists():
+        raise LogError(f"{path}: there is no such file; check the path")
+    if path.is_dir():
+        raise LogError(f"{path} is a folder; name a file in it, or a pattern such as '{path}/*.csv'")
     bad = _BadRows(path)
-    try: table = _relation(path, kind or _kind(path), delimiter, names, encoding, bad)
-    except EOFError: raise LogError(_cut_short(path)) from None
-    except (OSError, duckdb.Error, pa.ArrowException) as e: raise LogError(_unreadable(path, e)) from None
+    try:
+        table = _relation(path, kind or _kind(path), delimiter, names, encoding, bad)
+    except EOFError:
+        raise LogError(_cut_short(path)) from None
+    except (OSError, duckdb.Error, pa.ArrowException) as e:
+        raise LogError(_unreadable(path, e)) from None
     bad.settle(bad_rows)
     events = _to_events(table, form, path)
     return events.limit(limit) if limit is not None else events
@@ -519,16 +651,107 @@ def _read_one(path, form, kind, delimiter, names, encoding, bad_rows, limit):
 def _unreadable(path, error):
     "What to do about a file that its reader refused."
     text = str(error).splitlines()[0]
-    if 'straddl' in text: return f'{path}: a row is longer than 8 MB; is this a table with one event a line?'
-    return f'{path} cannot be read: {text}; check that the file is whole and of the format that its name says (or pass format=...)'
+    if "straddl" in text:
+        return f"{path}: a row is longer than 8 MB; is this a table with one event a line?"
+    return f"{path} cannot be read: {text}; check that the file is whole and of the format that its name says (or pass format=...)"
 
 
 def _as_kind(parts, kind):
     "Relations, one below the other, as the kind of dataframe that was asked for."
-    if kind not in ('pandas', 'polars', 'arrow', 'duckdb'): raise LogError(f"kind {kind!r} is unknown; choose pandas, polars, arrow or duckdb")
-    if kind == 'duckdb' and len(parts) == 1: return parts[0]
-    table = pa.concat_tables([nw.from_native(p).collect('pyarrow').to_native() for p in parts], promote_options='permissive')
-    if kind == 'duckdb': return duckdb.connect().from_arrow(table)
-    if kind == 'arrow': return table
+    if kind not in ("pandas", "polars", "arrow", "duckdb"):
+        raise LogError(f"kind {kind!r} is unknown; choose pandas, polars, arrow or duckdb")
+    if kind == "duckdb" and len(parts) == 1:
+        return parts[0]
+    table = pa.concat_tables(
+        [nw.from_native(p).collect("pyarrow").to_native() for p in parts], promote_options="permissive"
+    )
+    if kind == "duckdb":
+        return duckdb.connect().from_arrow(table)
+    if kind == "arrow":
+        return table
     frame = nw.from_native(table)
-    return frame.to_pandas() if kind == 'pandas' else frame.to_polars()
+    return frame.to_pandas() if kind == "pandas" else frame.to_polars()
+
+# %% ../../nbs/data/01_events.ipynb #1223edd2
+OUTLIER = "outlier"  # the column of `flag_outliers`
+START = dt.datetime(1995, 1, 1)  # of shops on the web
+
+
+def log_clock(log):
+    "The time after which an event of this log must be an error: a day after its last busy day, and never later than now."
+    days = (
+        lazily(log)
+        .filter(nw.col(TIME) >= START)
+        .group_by(nw.col(TIME).dt.truncate("1d").alias("day"))
+        .agg(nw.len().alias("events"))
+    )
+    found = days.collect("pyarrow").to_native().to_pylist()
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    top = max((d["events"] for d in found), default=0)
+    last = max((d["day"] for d in found if d["events"] >= top / 100), default=now)
+    return min(now, last + dt.timedelta(days=2))
+
+# %% ../../nbs/data/01_events.ipynb #2893ffda
+def _with_row(lazy):
+    "The lazy frame with `row`, the place of each row in the log, from 1."
+    native = lazy.to_native()
+    if "row" in lazy.collect_schema().names():
+        return lazy
+    if isinstance(native, duckdb.DuckDBPyRelation):
+        return nw.from_native(native.project("*, row_number() OVER () AS row"))
+    if hasattr(native, "with_row_index"):
+        return nw.from_native(native.with_row_index("row", 1))
+    raise LogError(f"a {type(native).__name__} has no order of rows; add a column 'row' that numbers them")
+
+
+def _rules(names, behaviors, clock):
+    "The reasons to remove a row, in their order, each with its condition; only those whose columns the log has."
+    col = nw.col
+    wrong_time = (col(TIME) < START) | (col(TIME) > clock)
+    rules = {
+        "duplicate": (TIME, col("row").cum_count().over(*names, order_by="row") > 1),
+        "missing_user": (USER, col(USER).is_null()),
+        "missing_time": (TIME, col(TIME).is_null()),
+        "missing_behavior": (BEHAVIOR, col(BEHAVIOR).is_null()),
+        "impossible_time": (TIME, wrong_time),
+        "unknown_behavior": (BEHAVIOR, ~col(BEHAVIOR).is_in(behaviors)),
+        "negative_price": (PRICE, col(PRICE) < 0),
+        "negative_quantity": (QUANTITY, col(QUANTITY) < 0),
+        "outlier": (OUTLIER, col(OUTLIER)),
+    }
+    return {reason: rule for reason, (column, rule) in rules.items() if column in names}
+
+# %% ../../nbs/data/01_events.ipynb #39b31eeb
+def _mark_bots(lazy, per_day, per_minute):
+    "The lazy frame with `_bot`: 1 for each event of a user who broke a limit."
+    limits = {"1d": per_day, "1m": per_minute}
+    limits = {every: limit for every, limit in limits.items() if limit is not None}
+    lazy = lazy.with_columns(
+        *[nw.col(TIME).dt.truncate(every).alias(f"_{every}") for every in limits], _bot=nw.lit(0)
+    )
+    for every, limit in limits.items():
+        lazy = lazy.with_columns(_n=nw.col("row").count().over(USER, f"_{every}"))
+        lazy = lazy.with_columns(_fast=nw.when(nw.col("_n") > limit).then(nw.lit(1)).otherwise(nw.lit(0)))
+        lazy = lazy.with_columns(
+            _bot=nw.max_horizontal(nw.col("_bot"), nw.col("_fast").max().over(USER))
+        ).drop("_n", "_fast", f"_{every}")
+    return lazy
+
+# %% ../../nbs/data/01_events.ipynb #516bd98e
+def flag_events(
+    log,  # any dataframe in the form of a log
+    behaviors=BEHAVIORS,  # the behaviours that are known
+    now=None,  # the time of the log's writing; default: `log_clock`
+    max_events_per_day=None,  # a user above this in any day is a bot
+    max_events_per_minute=None,  # a user above this in any minute is a bot
+):
+    "The log with `row` and `reason`; `reason` is null for rows to keep. Same kind of dataframe."
+    lazy = lazily(log)
+    names = lazy.collect_schema().names()
+    rules = _rules(names, list(behaviors), log_clock(log) if now is None else now)
+    lazy = _mark_bots(_with_row(lazy), max_events_per_day, max_events_per_minute)
+    rules["bot"] = nw.col("_bot") == 1
+    reason = nw.lit(None, nw.String)
+    for name, rule in reversed(rules.items()):
+        reason = nw.when(rule).then(nw.lit(name)).otherwise(reason)
+    return like(lazy.with_columns(reason=reason).drop("_bot"), log)

@@ -1,0 +1,228 @@
+"""Open every page of the built site in Chromium, as readers do: light and dark, served and with no other host to ask."""
+
+import json
+import os
+import re
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import nbformat
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).parents[2]
+HTML, NBS = ROOT / "docs" / "_build" / "html", ROOT / "nbs"
+CHAPTERS = sorted(
+    path.relative_to(NBS).with_suffix("").as_posix()
+    for path in NBS.rglob("*.ipynb")
+    if not re.search(r"(^|/)[._]", path.relative_to(NBS).as_posix())
+)
+PAGES = sorted(
+    path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,1000",
+]
+# what a page looks like once it is drawn: formulas, diagrams, pictures, text
+STATE = r"""
+const outside = (node) => !node.parentElement.closest("pre, code, script, style, mjx-container, textarea, .mermaid, .cell_output");
+const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+const raw = [];
+for (let node; (node = walker.nextNode());)
+  if (outside(node) && /\$[^$\n]+\$|\\\(|\\\[|\\(frac|mathbf|sum|text)\b/.test(node.data)) raw.push(node.data.trim().slice(0, 80));
+const all = (query) => [...document.querySelectorAll(query)];
+return {
+  raw,
+  waiting: all(".math").filter((m) => !m.querySelector("mjx-container")).length
+    + all("pre.mermaid").filter((m) => !m.querySelector("svg")).length
+    + all("main img").filter((i) => !i.complete).length,
+  errors: all("mjx-merror, [data-mjx-error], .mermaid .error-icon, .mermaid .error-text, g[data-mml-node=merror]").length,
+  empty: all("main img").filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  ids: all("[id]").map((e) => e.id),
+  links: all("a[href]").map((a) => a.href),
+};
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that writes no log."""
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the site, served on this machine."""
+    if not (HTML / "index.html").exists():
+        pytest.fail("there is no site to test; run: make docs")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium that logs what it asks for and what goes wrong."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        message = "Debian's chromium and chromium-driver are not installed; run: make browser"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    options = Options()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.set_page_load_timeout(60)
+    yield chrome
+    chrome.quit()
+
+
+def show(browser, url: str, theme: str = "light") -> dict:
+    """Open a page in a theme and wait until it is drawn."""
+    browser.get(url)
+    if browser.execute_script("return document.documentElement.dataset.theme") != theme:
+        browser.execute_script("localStorage.mode = localStorage.theme = arguments[0]", theme)
+        browser.get(url)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    state = browser.execute_script(STATE)
+
+    def drawn(_) -> bool:
+        state.update(browser.execute_script(STATE))
+        return not state["waiting"]
+
+    try:
+        WebDriverWait(browser, 20, 0.1).until(drawn)
+    except Exception:
+        pytest.fail(f"{url}: {state['waiting']} formulas, diagrams or pictures are not drawn after 20 s")
+    assert browser.execute_script("return document.documentElement.dataset.theme") == theme
+    return state
+
+
+def complaints(browser, site: str) -> list[str]:
+    """Console errors, failed requests and requests to other hosts since the last call."""
+    found = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        params = message["params"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = params["request"]["url"]
+            if not url.startswith((site, "data:", "blob:", "about:", "chrome:")):
+                found.append(f"asks another host: {url}")
+        elif message["method"] == "Network.responseReceived" and params["response"]["status"] >= 400:
+            found.append(f"{params['response']['status']} {params['response']['url']}")
+        elif message["method"] == "Network.loadingFailed" and not params.get("canceled"):
+            found.append(f"failed: {params.get('errorText')}")
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_page(browser, site, page, theme):
+    """A page loads whole, from this host alone, with its formulas, diagrams and pictures drawn."""
+    complaints(browser, site)
+    state = show(browser, site + page, theme)
+    assert complaints(browser, site) == []
+    assert state["errors"] == 0, "a formula or a diagram that cannot be drawn"
+    assert state["raw"] == [], "mathematics that was not recognised"
+    assert state["empty"] == [], "pictures without a size"
+    assert state["wide"] <= 0, "the page is wider than its window"
+
+
+def test_phone(browser, site):
+    """No page is wider than a phone."""
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        wide = {page: extra for page in PAGES if (extra := show(browser, site + page)["wide"]) > 0}
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide == {}
+
+
+def test_links(browser, site):
+    """Every link within the site leads to a page, and to a place on it, that exist."""
+    states = {page: show(browser, site + page) for page in PAGES}
+    broken = []
+    for page, state in states.items():
+        for link in set(state["links"]):
+            url, anchor = urldefrag(urljoin(site + page, link))
+            if not url.startswith(site):
+                continue
+            name = unquote(urlsplit(url).path).lstrip("/") or "index.html"
+            if not (HTML / name).is_file():
+                broken.append(f"{page}: {link}")
+            elif anchor and name in states and unquote(anchor) not in states[name]["ids"]:
+                broken.append(f"{page}: {link}")
+    assert broken == []
+
+
+def test_works_from_a_folder(browser, site):
+    """Opened as a file, with no server, pages draw their formulas and diagrams too."""
+    complaints(browser, site)
+    for page in PAGES:
+        state = show(browser, (HTML / page).as_uri())
+        assert state["errors"] == 0
+    assert [text for text in complaints(browser, HTML.as_uri()) if "asks another host" in text] == []
+
+
+def test_sidebar_holds_each_chapter(browser, site):
+    """The sidebar leads to every chapter."""
+    links = show(browser, site)["links"]
+    sidebar = {
+        link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, ".bd-sidebar-primary a")
+    }
+    missing = [
+        name for name in CHAPTERS if name != "index" and f"{site}{name}.html" not in sidebar & set(links)
+    ]
+    assert missing == []
+
+
+def test_search_finds_each_chapter(browser, site):
+    """Searching for a word of a chapter's title finds the chapter."""
+    for name in CHAPTERS:
+        title = (
+            next(cell.source for cell in nbformat.read(NBS / f"{name}.ipynb", 4).cells)
+            .splitlines()[0]
+            .lstrip("# ")
+        )
+        word = max(re.findall(r"\w+", title), key=len)
+        browser.get(f"{site}search.html?q={word}")
+
+        def found(driver, page=f"/{name}.html") -> bool:
+            results = driver.find_elements(By.CSS_SELECTOR, "#search-results li a")
+            return any(urlsplit(result.get_attribute("href")).path == page for result in results)
+
+        WebDriverWait(browser, 20, 0.1, ignored_exceptions=[Exception]).until(
+            found, f"{word!r} does not find {name}"
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
+def test_chapter_can_be_copied_and_downloaded(browser, site, name):
+    """A chapter has copy buttons, a link to its source, and hands out the very notebook that it was made from."""
+    show(browser, f"{site}{name}.html")
+    assert browser.find_elements(By.CSS_SELECTOR, "button.copybtn")
+    assert browser.find_elements(By.CSS_SELECTOR, f"a[href*='{name}.ipynb']")
+    handed = (HTML / "_sources" / f"{name}.ipynb").read_bytes()
+    assert handed == (NBS / f"{name}.ipynb").read_bytes()
+    nbformat.validate(nbformat.reads(handed.decode(), 4))
