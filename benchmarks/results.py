@@ -1,0 +1,124 @@
+"""Save what a benchmark measured, and write the table of benchmarks/README.md from all that was saved.
+
+`python benchmarks/results.py` writes the table again; each benchmark does so when it saves.
+"""
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README, RESULTS = HERE / "README.md", HERE / "results"
+PACKAGES = ("numpy", "pandas", "scipy", "duckdb", "pyarrow", "keras", "tensorflow")
+
+
+def machine() -> dict:
+    """Processor, cores, memory and system."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": cores,
+        "memory_gb": round(pages / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict:
+    """Versions of the packages that matter, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def save(name: str, rows: list, settings: dict) -> Path:
+    """Save rows of (what, value, unit) under the benchmark's name, and bring the README up to date."""
+    RESULTS.mkdir(exist_ok=True)
+    contents = {
+        "benchmark": name,
+        "date": dt.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "settings": settings,
+        "rows": [dict(zip(("what", "value", "unit"), row, strict=True)) for row in rows],
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+    write_table()
+    return path
+
+
+def show(rows: list):
+    """Print rows of (what, value, unit)."""
+    wide = max(len(what) for what, _, _ in rows)
+    for what, value, unit in rows:
+        print(f"{what:<{wide}}  {number(value):>12} {unit}")
+
+
+def number(value: float) -> str:
+    """A number with three digits that say something."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table() -> str:
+    """All saved results in Markdown."""
+    parts = []
+    for path in sorted(RESULTS.glob("*.json")):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        on, used = saved["machine"], ", ".join(f"{k} {v}" for k, v in saved["versions"].items())
+        settings = ", ".join(f"{k} {v}" for k, v in saved["settings"].items())
+        parts += [
+            f"### {saved['benchmark']}",
+            "",
+            f"{saved['date']}; {on['processor']}, {on['cores']} cores, {on['memory_gb']} GB, {on['system']}; "
+            f"Python {on['python']}, {used}. Settings: {settings}.",
+            "",
+            "| what | value | unit |",
+            "|---|---:|---|",
+            *(f"| {row['what']} | {number(row['value'])} | {row['unit']} |" for row in saved["rows"]),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def write_table():
+    """Put the table between the two marks of the README."""
+    text = README.read_text(encoding="utf-8")
+    start, end = "<!-- results: made by results.py -->", "<!-- end of results -->"
+    before, rest = text.split(start)
+    README.write_text(f"{before}{start}\n\n{table()}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def child(script: str, *arguments: str) -> dict:
+    """Run a script in a process of its own; its last line is JSON."""
+    command = [sys.executable, script, *arguments]
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=quiet)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_gb() -> float:
+    """The most memory that this process has had (resident), in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `getrusage` of Linux counts the parent's peak too
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024 / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+
+
+if __name__ == "__main__":
+    write_table()

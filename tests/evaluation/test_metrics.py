@@ -1,0 +1,465 @@
+"""The metrics: equal to scikit-learn's, honest where there is nothing to count, and with intervals that cover."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as skm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqbook.evaluation.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    EvaluationError,
+    bootstrap_metrics,
+    check_predictions,
+    choose_threshold,
+    class_metrics,
+    classification_metrics,
+    compare_models,
+    confusion_table,
+    expected_calibration_error,
+    reliability_bins,
+    threshold_table,
+    too_small,
+    wilson_interval,
+)
+
+
+def shoppers(n, seed=0, base=-2.0, spread=1.3):
+    """Labels drawn from known probabilities."""
+    rng = np.random.default_rng(seed)
+    p = 1 / (1 + np.exp(-rng.normal(base, spread, size=n)))
+    return (rng.random(n) < p).astype(int), p
+
+
+def reference(y, proba, weights):
+    """The same metrics by scikit-learn; precision is left out where a class is never predicted."""
+    k, told = proba.shape[1], {"sample_weight": weights}
+    predicted = (proba[:, 1] >= 0.5).astype(int) if k == 2 else proba.argmax(1)
+    average = {"average": "binary" if k == 2 else "macro", **told}
+    score = proba[:, 1] if k == 2 else proba
+    values = {
+        "accuracy": skm.accuracy_score(y, predicted, **told),
+        "recall": skm.recall_score(y, predicted, **average),
+        "f1": skm.f1_score(y, predicted, **average),
+        "roc_auc": skm.roc_auc_score(y, score, multi_class="ovr", **told),
+        "average_precision": skm.average_precision_score(y, score, **told),
+        "brier": skm.brier_score_loss(y, score, labels=range(k), **told),
+        "log_loss": skm.log_loss(y, proba, labels=range(k), **told),
+    }
+    if all((predicted == c).any() for c in ([1] if k == 2 else range(k))):
+        values["precision"] = skm.precision_score(y, predicted, **average)
+    return values
+
+
+@st.composite
+def examples(draw):
+    """Labels of two to four classes, probabilities with many ties, weights that are often equal and never all 0."""
+    k, n, seed = draw(st.integers(2, 4)), draw(st.integers(6, 80)), draw(st.integers(0, 2**32 - 1))
+    rng, levels = np.random.default_rng(seed), draw(st.sampled_from([2, 3, 10, 10_000]))
+    y = np.r_[np.arange(k), rng.integers(k, size=n - k)]
+    raw = rng.integers(0, levels, size=(n, k)) + 1e-3
+    proba = raw / raw.sum(axis=1, keepdims=True)
+    if k == 2:
+        proba[:, 0] = 1 - proba[:, 1]
+    weights = draw(st.sampled_from([np.ones(n), rng.integers(1, 4, size=n) / 1.0, rng.random(n) + 0.1]))
+    return y, proba, weights
+
+
+@settings(max_examples=200, deadline=None)
+@given(examples())
+def test_agrees_with_scikit_learn(example):
+    y, proba, weights = example
+    found = classification_metrics(y, proba, sample_weight=weights, min_count=0)
+    for name, value in reference(y, proba, weights).items():
+        assert found[name] == pytest.approx(value, rel=0, abs=1e-12), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples())
+def test_a_weight_is_a_repetition_and_order_does_not_matter(example):
+    y, proba, _ = example
+    counts = np.random.default_rng(len(y)).integers(0, 4, size=len(y))
+    counts[: proba.shape[1]] += 1
+    weighted = classification_metrics(y, proba, sample_weight=counts, min_count=0)
+    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(y)), counts))
+    repeated = classification_metrics(y[rows], proba[rows], min_count=0)
+    for name in METRICS:
+        assert weighted[name] == pytest.approx(repeated[name], abs=1e-12, nan_ok=True), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples())
+def test_auc_is_the_share_of_pairs_in_order(example):
+    y, proba, _ = example
+    flags = y == 1
+    above = proba[flags, 1][:, None] - proba[~flags, 1][None, :]
+    pairs = ((above > 0) + (above == 0) / 2).mean()
+    two = classification_metrics(flags, proba[:, 1], min_count=0)
+    assert two["roc_auc"] == pytest.approx(pairs, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples())
+def test_threshold_table_counts_right(example):
+    y, proba, _ = example
+    table = threshold_table(y == 1, proba[:, 1])
+    for row in table.itertuples():
+        picked = proba[:, 1] >= row.threshold
+        assert (row.tp, row.fp) == ((picked & (y == 1)).sum(), (picked & (y != 1)).sum())
+    assert (table[["tp", "fp", "fn", "tn"]].sum(axis=1) == len(y)).all()
+
+
+@pytest.mark.parametrize(
+    "labels", [["no", "yes"], [False, True], [0, 1], [-1, 1], np.array(["a", "b"], dtype=object)]
+)
+def test_labels_of_any_kind(labels):
+    codes, p = shoppers(500)
+    expected = classification_metrics(codes, p)
+    found = classification_metrics(np.asarray(labels)[codes], np.column_stack([1 - p, p]), labels)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_series_and_float32_are_taken():
+    y, p = shoppers(500)
+    found = classification_metrics(pd.Series(y, index=range(7, 507)), pd.Series(p.astype("float32")))
+    assert found == pytest.approx(classification_metrics(y, p), abs=1e-4)
+    softmax = np.column_stack([1 - p, p]).astype("float32") * np.float32(1.0000001)
+    assert classification_metrics(y, softmax)["roc_auc"] == pytest.approx(skm.roc_auc_score(y, p), abs=1e-4)
+
+
+# -- nothing is made up
+
+
+def test_nothing_is_scored_below_the_minimum():
+    y, p = np.r_[np.zeros(1000, int), np.ones(29, int)], np.random.default_rng(0).random(1029)
+    found = classification_metrics(y, p)
+    assert np.isnan(list(found.values())).all() and set(found.reasons) == set(METRICS)
+    table = bootstrap_metrics(y, p, n_resamples=100)
+    assert table[["value", "low", "high"]].isna().all(axis=None) and (table["reason"] != "").all()
+    y[0] = 1
+    assert not np.isnan(classification_metrics(y, p)["roc_auc"])
+
+
+def test_one_class_in_the_labels():
+    y, p = np.zeros(500, int), np.random.default_rng(0).random(500)
+    assert np.isnan(list(classification_metrics(y, p).values())).all()
+    found = classification_metrics(y, p, min_count=0)
+    assert found["accuracy"] == pytest.approx((p < 0.5).mean())
+    assert np.isnan([found["recall"], found["roc_auc"], found["average_precision"]]).all()
+    assert {"recall", "roc_auc", "average_precision"} <= set(found.reasons)
+
+
+def test_nobody_predicted():
+    y, p = shoppers(1000)
+    found = classification_metrics(y, p * 0.4)
+    assert np.isnan(found["precision"]) and found["recall"] == 0 and found["f1"] == 0
+    assert found.reasons == {"precision": "no example is predicted 1"}
+    table = bootstrap_metrics(y, p * 0.4, n_resamples=100).set_index("metric")
+    assert np.isnan(table.loc["precision", "low"]) and "predicted" in table.loc["precision", "reason"]
+
+
+def test_no_interval_on_a_handful_of_predictions():
+    y, p = shoppers(2000)
+    p = p * 0.4
+    p[np.flatnonzero(y)[:2]] = 0.9
+    row = bootstrap_metrics(y, p).set_index("metric").loc["precision"]
+    assert row["value"] == 1 and np.isnan([row["low"], row["high"]]).all() and "resamples" in row["reason"]
+
+
+def test_rare_classes_are_left_out_of_averages_and_named():
+    rng = np.random.default_rng(0)
+    y = np.r_[rng.integers(3, size=900), np.full(5, 3)]
+    proba = rng.dirichlet(np.ones(4), size=905) * 0.5 + 0.5 * np.eye(4)[y]
+    found, each = classification_metrics(y, proba), class_metrics(y, proba)
+    assert each.loc[3, ["precision", "recall", "roc_auc"]].isna().all() and each.loc[3, "examples"] == 5
+    for name in ("recall", "f1", "roc_auc", "average_precision"):
+        assert found[name] == pytest.approx(each.loc[:2, name].mean(), abs=1e-12)
+        assert "[3]" in found.reasons[name]
+
+
+def test_class_metrics_agree_with_scikit_learn():
+    rng = np.random.default_rng(1)
+    y = rng.integers(3, size=600)
+    proba = rng.dirichlet(np.ones(3), size=600) * 0.7 + 0.3 * np.eye(3)[y]
+    each = class_metrics(y, proba)
+    told = skm.precision_recall_fscore_support(y, proba.argmax(1))
+    for name, values in zip(["precision", "recall", "f1", "examples"], told, strict=True):
+        np.testing.assert_allclose(each[name], values, atol=1e-12)
+    assert (confusion_table(y, proba).to_numpy() == skm.confusion_matrix(y, proba.argmax(1))).all()
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "says"),
+    [
+        ([], {}, "no example"),
+        ([1] * 40, {}, "all 40 labels are 1"),
+        ([0] * 100 + [1] * 3, {}, "the label 1: 3,"),
+        (["a"] * 100 + ["b"] * 3, {"classes": ["a", "b"]}, "the label 'b': 3,"),
+        ([0, 1] * 50, {"groups": [1, 2] * 50}, "groups"),
+        ([0] * 50 + [1] * 3 + [2] * 3, {}, "of each of two classes"),
+    ],
+)
+def test_too_small_says_why(y, options, says):
+    why = too_small(y, **options)
+    assert says in why and "longer" in why and len(why.split("\n")) == 1
+
+
+def test_not_too_small():
+    assert too_small([0] * 100 + [1] * 30) is None
+    assert too_small([0] * 100 + [1] * 30 + [2] * 2) is None
+    assert too_small([0] * 100 + [1] * 3, min_count=3) is None
+    assert too_small([0, 1] * 50, groups=np.arange(100)) is None
+
+
+# -- intervals
+
+
+def test_intervals_cover_near_their_level():
+    """The AUC of two normal classes is known; 95 % intervals of 300 samples should hold it about 285 times."""
+    from scipy.stats import norm
+
+    truth, inside = norm.cdf(1 / np.sqrt(2)), []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        y = np.repeat([0, 1], [250, 100])
+        p = 1 / (1 + np.exp(-rng.normal(y, 1)))
+        row = bootstrap_metrics(y, p, n_resamples=300, seed=seed).set_index("metric").loc["roc_auc"]
+        inside.append(row["low"] <= truth <= row["high"])
+    assert 0.91 <= np.mean(inside) <= 0.98
+
+
+def test_groups_cover_where_single_examples_do_not():
+    """Users of 20 equal examples: only drawing whole users gives an interval that holds the truth often enough."""
+    inside = {"examples": [], "users": []}
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        right = rng.random(60) < 0.8
+        y = np.repeat(rng.permutation([0, 1] * 30), 20)
+        p = np.where(np.repeat(right, 20), y, 1 - y)
+        for name, groups in (("examples", None), ("users", np.repeat(np.arange(60), 20))):
+            row = bootstrap_metrics(y, p, n_resamples=200, groups=groups, seed=seed).iloc[0]
+            inside[name].append(row["low"] <= 0.8 <= row["high"])
+    assert np.mean(inside["examples"]) < 0.6 and 0.88 <= np.mean(inside["users"]) <= 0.99
+
+
+def test_equals_resampling_and_scoring_again():
+    y, p = shoppers(300)
+    rng, values = np.random.default_rng(5), []
+    for _ in range(200):
+        pick = rng.integers(300, size=300)
+        values.append(list(classification_metrics(y[pick], p[pick], min_count=0).values()))
+    table = bootstrap_metrics(y, p, n_resamples=200, seed=5, confidence=0.9)
+    low, high = np.quantile(values, [0.05, 0.95], axis=0)
+    with_interval = table["low"].notna()
+    assert with_interval.sum() >= 7
+    np.testing.assert_allclose(table["low"][with_interval], low[with_interval], atol=1e-12)
+    np.testing.assert_allclose(table["high"][with_interval], high[with_interval], atol=1e-12)
+
+
+def test_equals_drawing_whole_groups():
+    y, p = shoppers(400)
+    groups = np.random.default_rng(0).integers(150, size=400)
+    names, codes = np.unique(groups, return_inverse=True)
+    rng, values = np.random.default_rng(2), []
+    order = pd.factorize(groups)[0]
+    members = [np.flatnonzero(order == g) for g in range(len(names))]
+    for _ in range(150):
+        pick = np.concatenate([members[g] for g in rng.integers(len(names), size=len(names))])
+        values.append(classification_metrics(y[pick], p[pick], min_count=0)["roc_auc"])
+    row = bootstrap_metrics(y, p, n_resamples=150, groups=groups, seed=2).set_index("metric").loc["roc_auc"]
+    np.testing.assert_allclose([row["low"], row["high"]], np.quantile(values, [0.025, 0.975]), atol=1e-12)
+
+
+def test_seed_decides():
+    y, p = shoppers(300)
+    same = [bootstrap_metrics(y, p, n_resamples=100, seed=1) for _ in range(2)]
+    pd.testing.assert_frame_equal(*same)
+    assert not same[0].equals(bootstrap_metrics(y, p, n_resamples=100, seed=2))
+
+
+def test_perfect_scores_are_doubted():
+    y, _ = shoppers(500)
+    table = bootstrap_metrics(y, y.astype(float), n_resamples=100).set_index("metric")
+    assert "leak" in table.loc["roc_auc", "reason"] and table.loc["brier", "reason"] == ""
+
+
+# -- comparing
+
+
+def test_differences_are_paired():
+    y, p = shoppers(3000)
+    near = (p + np.random.default_rng(0).normal(0, 0.01, size=len(p))).clip(0, 1)
+    table = compare_models({"near": near, "true": p}, y).set_index(["model", "metric"])
+    row = table.loc[("true", "log_loss")]
+    assert row["difference"] == pytest.approx(row["value"] - table.loc[("near", "log_loss"), "value"])
+    assert row["difference_high"] - row["difference_low"] < 0.3 * (row["high"] - row["low"])
+    assert table.loc["near", ["difference", "difference_low"]].isna().all(axis=None)
+
+
+def test_verdicts_know_which_way_is_better():
+    y, p = shoppers(5000)
+    bad = np.random.default_rng(0).permutation(p)
+    table = compare_models({"true": p, "bad": bad, "same": p}, y, baseline="true", n_resamples=200)
+    told = table.set_index(["model", "metric"])["verdict"]
+    assert set(LOWER_IS_BETTER) < set(METRICS)
+    assert (told["bad"][["roc_auc", "average_precision", "brier", "log_loss"]] == "worse").all()
+    assert (told["same"] == "not clear").all() and (told["true"] == "").all()
+    turned = compare_models({"true": p, "bad": bad}, y, baseline="bad", n_resamples=200)
+    told = turned.set_index(["model", "metric"])["verdict"]["true"]
+    assert (told[["roc_auc", "average_precision", "brier", "log_loss"]] == "better").all()
+
+
+def test_threshold_by_model():
+    y, p = shoppers(1000)
+    table = compare_models({"a": p, "b": p}, y, threshold={"a": 0.5, "b": 0.2}, n_resamples=100)
+    values = table.set_index(["model", "metric"])["value"]
+    assert values["b", "recall"] == pytest.approx(classification_metrics(y, p, threshold=0.2)["recall"])
+    assert values["a", "recall"] < values["b", "recall"]
+    with pytest.raises(EvaluationError, match="'b'"):
+        compare_models({"a": p, "b": p}, y, threshold={"a": 0.5})
+
+
+# -- thresholds and calibration
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples(), st.sampled_from([None, 0.05, 0.3, 1, 4]))
+def test_the_chosen_threshold_is_the_best_of_all(example, cost):
+    y, proba, _ = example
+    y, p = y == 1, proba[:, 1]
+
+    def value(threshold):
+        picked = p >= threshold
+        hits, alarms, missed = (picked & y).sum(), (picked & ~y).sum(), (~picked & y).sum()
+        return 2 * hits / (2 * hits + alarms + missed) if cost is None else -(cost * alarms + missed)
+
+    best = max(value(t) for t in [*np.unique(p), 1.0])
+    assert value(choose_threshold(y, p, cost=cost)) == pytest.approx(best, abs=1e-12)
+
+
+def test_threshold_chosen_on_test_data_is_too_good():
+    honest, cheating = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        (y_a, y_b), (p_a, p_b) = rng.random((2, 200)) < 0.15, rng.random((2, 200))
+        for scores, limit in ((honest, choose_threshold(y_a, p_a)), (cheating, choose_threshold(y_b, p_b))):
+            scores.append(classification_metrics(y_b, p_b, threshold=limit, min_count=0)["f1"])
+    assert np.mean(cheating) > np.mean(honest) + 0.02
+
+
+def test_bins_of_equal_counts_keep_ties_together():
+    y, p = shoppers(1000)
+    table = reliability_bins(y, p)
+    assert (table["n"] == 100).all() and table["predicted"].is_monotonic_increasing
+    one = reliability_bins(y, np.full(1000, 0.2))
+    assert one["n"].tolist() == [1000] and one["observed"][0] == pytest.approx(y.mean())
+    tied = np.r_[np.full(640, 0.1), p[640:]]
+    table = reliability_bins(y, tied)
+    assert table["n"].sum() == 1000 and table["n"].min() >= 20
+    both = (table["low"] <= table["observed"]) & (table["observed"] <= table["high"])
+    assert both.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(1, 15))
+def test_bins_hold_each_example_once(scores, n_bins):
+    p = np.array(scores) / 12
+    table = reliability_bins(np.zeros(len(p), int), p, n_bins=n_bins)
+    assert table["n"].sum() == len(p) and 1 <= len(table) <= n_bins
+    assert table["predicted"].is_monotonic_increasing
+    assert len(table) == 1 or table["n"].min() >= len(p) / n_bins / 2
+
+
+def test_calibration_error():
+    y, p = shoppers(50_000)
+    assert expected_calibration_error(y, p) < 0.01 < 0.1 < expected_calibration_error(y, np.sqrt(p))
+    assert expected_calibration_error([0, 1], [0.0, 1.0]) == 0
+    assert np.isnan(expected_calibration_error([], np.zeros(0)))
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(3), size=20_000)
+    drawn = (rng.random(20_000)[:, None] > proba.cumsum(axis=1)).sum(axis=1)
+    assert expected_calibration_error(drawn, proba) < 0.02
+    assert expected_calibration_error(drawn, proba[:, [1, 2, 0]]) > 0.1
+
+
+def test_wilson_interval():
+    low, high = wilson_interval([0, 5, 10], 10)
+    np.testing.assert_allclose(low, [0, 0.2366, 0.7225], atol=1e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.7634, 1], atol=1e-4)
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize(
+    ("y", "proba", "classes", "says"),
+    [
+        ([0, 1], [0.2, 1.5], None, "holds 1.5 in row 1"),
+        ([0, 1], [0.2, -0.5], None, "holds -0.5 in row 1"),
+        ([0, 1], [0.2, np.inf], None, "holds inf in row 1"),
+        ([0, 1], [np.nan, 0.5], None, "the first is row 0"),
+        ([0, 1], ["x", "y"], None, "not numbers"),
+        ([0, 1, 0], [0.2, 0.5], None, "3 labels but 2 rows"),
+        ([0, 1], [[0.5], [0.5]], None, "shape"),
+        ([0, 1], [[[0.5, 0.5]]], None, "shape"),
+        ([0, 1], 0.5, None, "shape"),
+        ([0, 1], [[0.5, 0.2], [0.5, 0.5]], None, "row 0 of proba sums to 0.7"),
+        ([[0, 1]], [0.2, 0.5], None, "flat array"),
+        ([0, np.nan], [0.2, 0.5], None, "the first is row 1"),
+        (["a", None], [0.2, 0.5], ["a", "b"], "missing"),
+        (["a", "b"], [0.2, 0.5], None, "pass classes="),
+        (["0", "1"], [0.2, 0.5], None, "pass classes="),
+        ([0, 1], [0.2, 0.5], [0, 1, 2], "pass each class once"),
+        ([0, 1], [0.2, 0.5], [1, 1], "pass each class once"),
+    ],
+)
+def test_bad_input_says_what_to_do(y, proba, classes, says):
+    for function in (check_predictions, classification_metrics, bootstrap_metrics, threshold_table):
+        with pytest.raises(EvaluationError) as error:
+            function(y, proba, classes)
+        assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n_resamples": 1}, "at least 100"),
+        ({"confidence": 95}, "0.95"),
+        ({"groups": [1, 2]}, "one value for each"),
+        ({"groups": [None] * 300}, "missing"),
+        ({"sample_weight": [-1] * 300}, "not negative"),
+        ({"sample_weight": [1]}, "one value for each"),
+        ({"threshold": 50}, "between 0 and 1"),
+    ],
+)
+def test_bad_options_say_what_to_do(options, says):
+    y, p = shoppers(300)
+    with pytest.raises(EvaluationError, match=says):
+        bootstrap_metrics(y, p, **options)
+
+
+def test_bad_comparisons():
+    y, p = shoppers(300)
+    with pytest.raises(EvaluationError, match="dict"):
+        compare_models(p, y)
+    with pytest.raises(EvaluationError, match="not among"):
+        compare_models({"a": p}, y, baseline="b")
+    with pytest.raises(EvaluationError, match="label="):
+        threshold_table([0, 1, 2], np.eye(3))
+    with pytest.raises(EvaluationError, match="one class"):
+        choose_threshold([0, 0], [0.1, 0.2])
+    with pytest.raises(EvaluationError, match="n_bins"):
+        reliability_bins(y, p, n_bins=0)
+    assert issubclass(EvaluationError, ValueError)
+
+
+def test_a_thousand_resamples_of_fifty_thousand_take_seconds():
+    y, p = shoppers(50_000, base=-3)
+    start = time.process_time()
+    table = bootstrap_metrics(y, p)
+    assert table["low"].notna().all()
+    assert time.process_time() - start < 15

@@ -1,0 +1,477 @@
+"""The main job: right numbers, no leak, and a result that survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+import seqbook.job as job
+from seqbook.data.datasets import simulate_shop
+from seqbook.data.events import BEHAVIOR, BUY, ITEM, TIME, USER, LogError
+from seqbook.data.sequences import SequenceEncoder
+from seqbook.job import RunConfig, predict_job, run_job
+
+SMALL = dict(model="counts", resamples=100)
+
+
+@pytest.fixture(scope="module")
+def log():
+    """A log of a small simulated shop."""
+    return simulate_shop(n_users=900, days=90, seed=5).events
+
+
+@pytest.fixture(scope="module")
+def done(log, tmp_path_factory):
+    """The main job on that log with the counts model."""
+    return run_job(RunConfig(log, out=tmp_path_factory.mktemp("done") / "r", **SMALL))
+
+
+def same_results(one, other):
+    """Assert that two jobs came to the same result, number for number."""
+    pd.testing.assert_frame_equal(one.comparison, other.comparison)
+    pd.testing.assert_frame_equal(one.predictions, other.predictions)
+    assert one.thresholds == other.thresholds and one.cleaning.to_dict() == other.cleaning.to_dict()
+
+
+# ---- what is written
+
+
+def test_everything_is_written(done):
+    found = {path.name for path in done.report.parent.iterdir()}
+    assert found >= {
+        "report.html",
+        "metrics.json",
+        "predictions.parquet",
+        "predictions.csv",
+        "cleaned.parquet",
+        "removed.parquet",
+        "cleaning.json",
+        "model",
+        "job.json",
+    }
+    assert not any(".part" in name for name in found)
+
+
+def test_the_report_is_self_contained(done):
+    page = done.report.read_text(encoding="utf-8")
+    assert "Who will buy within 7d?" in page
+    for title in ("Funnel", "ROC", "Precision and recall", "Calibration", "Scores", "Cleaning", "Comparison"):
+        assert f">{title}<" in page
+    assert 'src="http' not in page and 'href="http' not in page and "url(http" not in page
+
+
+def test_predictions_are_those_of_the_test_part(done):
+    test = done.examples[done.index["test"]]
+    table = done.predictions
+    assert list(table) == ["user_id", "cutoff", "label", "predicted", "probability"]
+    assert np.array_equal(table["user_id"], test.ids) and np.array_equal(table["label"], test.label)
+    assert np.array_equal(table["predicted"], table["probability"] >= done.thresholds["counts"])
+    folder = done.report.parent
+    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "predictions.parquet"))
+    csv = pd.read_csv(folder / "predictions.csv", parse_dates=["cutoff"])
+    pd.testing.assert_frame_equal(table, csv, check_dtype=False)
+
+
+def test_the_metrics_agree_with_scikit_learn(done):
+    found = done.comparison.query("model == 'counts'").set_index("metric")["value"]
+    y, p = done.predictions["label"], done.predictions["probability"]
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(y, p))
+    assert found["average_precision"] == pytest.approx(average_precision_score(y, p))
+    assert found["brier"] == pytest.approx(brier_score_loss(y, p))
+    assert found["accuracy"] == pytest.approx((y == done.predictions["predicted"]).mean())
+
+
+def test_each_number_has_an_interval_around_it(done):
+    scored = done.comparison.dropna(subset=["value", "low"])
+    assert set(scored["model"]) == {"majority", "counts"}
+    assert ((scored["low"] <= scored["value"]) & (scored["value"] <= scored["high"])).all()
+    assert (scored.query("model == 'counts'")["low"] < scored.query("model == 'counts'")["high"]).all()
+
+
+def test_metrics_json_is_strict_json(done):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    saved = json.loads((done.report.parent / "metrics.json").read_text(), parse_constant=refuse)
+    assert len(saved["comparison"]) == len(done.comparison)
+
+
+def test_the_truth_stands_beside_the_models_on_the_simulated_shop(tmp_path):
+    result = run_job(RunConfig(users=1500, out=tmp_path / "r", **SMALL))
+    loss = result.comparison.query("metric == 'log_loss'").set_index("model")["value"]
+    assert loss[job.TRUTH] < loss["counts"] < loss["majority"]
+
+
+def test_the_result_shows_itself(done):
+    assert "Who will buy" in done._repr_html_() and "ROC AUC" in done.summary()
+
+
+# ---- nothing from the future
+
+
+@pytest.mark.parametrize(
+    "config", [RunConfig(), RunConfig(task="churn", horizon="10d"), RunConfig(task="next-behavior")]
+)
+def test_labels_of_a_part_are_known_before_the_next_part(log, config):
+    examples, index = job._split(config, log)
+    for one, other in (("training", "validation"), ("validation", "test")):
+        assert examples.label_end[index[one]].max() <= examples.cutoff[index[other]].min()
+
+
+def test_the_border_of_a_part_does_not_drop_the_sessions_that_are_over(log):
+    examples, index = job._split(RunConfig(task="next-behavior", gap="10h"), log)
+    near = np.timedelta64(10, "h")
+    for part, following in (("training", "validation"), ("validation", "test")):
+        border = examples.cutoff[index[following]].min()
+        last = index[part][examples.cutoff[index[part]] > border - 2 * near]
+        assert len(last) and (examples.label[last] == "end").mean() > 0.1
+        assert examples.cutoff[last].max() <= border - near
+
+
+def test_changing_the_test_labels_changes_no_model_no_threshold_and_no_probability(log, done, tmp_path):
+    test = done.examples[done.index["test"]].cutoff.min()
+    other = log.copy()
+    late = other[TIME] >= test
+    other.loc[late, BEHAVIOR] = np.where(other.loc[late, BEHAVIOR] == BUY, "view", BUY)
+    result = run_job(RunConfig(other, out=tmp_path / "r", **SMALL))
+    assert (result.predictions["label"] != done.predictions["label"]).any()
+    assert np.array_equal(result.predictions["probability"], done.predictions["probability"])
+    assert result.thresholds == done.thresholds
+
+
+def test_vocabularies_know_nothing_after_the_last_training_cutoff(log, done, tmp_path):
+    cutoff = done.examples.train_cutoff(done.index["training"])
+    other = log.copy()
+    late = other[TIME] >= cutoff
+    other.loc[late, ITEM] = 10_000_000 + other.loc[late, ITEM]
+    result = run_job(RunConfig(other, out=tmp_path / "r", **SMALL))
+    for name in ("behavior", "price_bucket"):
+        one, two = (
+            SequenceEncoder.load(r.report.parent / "model" / "encoder").vocabularies_.get(name)
+            for r in (done, result)
+        )
+        assert one == two
+    coefficients = (r.models["counts"].regression_.coef_ for r in (done, result))
+    assert np.array_equal(*coefficients)
+    known = SequenceEncoder.load(result.report.parent / "model" / "encoder").vocabularies_
+    assert all(np.max(vocabulary.values) < 10_000_000 for name, vocabulary in known.items() if name == "item")
+
+
+def test_the_threshold_is_chosen_on_the_validation_part(log, done):
+    valid = done.examples[done.index["validation"]]
+    encoder = SequenceEncoder.load(done.report.parent / "model" / "encoder")
+    proba = done.models["counts"].predict_proba(encoder.encode(valid))
+    assert done.thresholds["counts"] == job.choose_threshold(valid.label, proba, valid.classes)
+
+
+# ---- a kill at any moment
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_job_killed_at_every_rename_comes_to_the_same_result(log, done, tmp_path, monkeypatch):
+    replace, config, attempts = os.replace, RunConfig(log, out=tmp_path / "r", resume=True, **SMALL), 0
+
+    def dying(budget):
+        left = iter(range(budget))
+
+        def rename(*names):
+            if next(left, None) is None:
+                raise Killed
+            return replace(*names)
+
+        return rename
+
+    while True:
+        attempts += 1
+        monkeypatch.setattr(os, "replace", dying(attempts))
+        try:
+            result = run_job(config)
+            break
+        except Killed:
+            assert attempts < 30
+    assert attempts > 3
+    same_results(result, done)
+
+
+SCRIPT = """
+import os, signal, sys
+import seqbook.job as job
+
+finish = job._Folder.finish
+
+def dying(self, stage, *files, **facts):
+    if stage == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    finish(self, stage, *files, **facts)
+
+job._Folder.finish = dying
+job.run_job(log=sys.argv[1], out=sys.argv[2], model="counts", resamples=100, resume=True)
+"""
+
+
+def test_sigkill_between_the_stages(log, done, tmp_path):
+    path = tmp_path / "log.parquet"
+    log.to_parquet(path, index=False)
+    for stage in ("clean", "fit", "report"):
+        command = [sys.executable, "-c", SCRIPT, path, tmp_path / "r", stage]
+        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+        assert stage not in json.loads((tmp_path / "r" / "job.json").read_text())["stages"]
+    same_results(run_job(log=path, out=tmp_path / "r", resume=True, **SMALL), done)
+
+
+def test_sigkill_during_training(log, tmp_path):
+    path = tmp_path / "log.parquet"
+    log[log[USER] <= 300].to_parquet(path, index=False)
+    options = dict(log=str(path), model="gru", epochs=3, resamples=100, max_length=20)
+    code = f"from seqbook.job import run_job; run_job(**{options!r}, out={str(tmp_path / 'r')!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        checkpoint, end = tmp_path / "r" / "checkpoint" / "training.npz", time.monotonic() + 120
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "r" / "model").exists()
+    resumed = run_job(**options, out=tmp_path / "r", resume=True, progress=False)
+    whole = run_job(**options, out=tmp_path / "whole", progress=False)
+    pd.testing.assert_frame_equal(resumed.models["gru"].history_, whole.models["gru"].history_)
+    same_results(resumed, whole)
+
+
+def test_a_finished_job_is_shown_again_without_being_done_again(log, done, monkeypatch):
+    for stage in ("clean_events", "compare_models", "_save_model"):
+        monkeypatch.setattr(job, stage, None)
+    same_results(run_job(done.config, resume=True), done)
+
+
+def test_a_damaged_result_is_made_again(log, done, tmp_path):
+    config = RunConfig(log, out=tmp_path / "r", **SMALL)
+    run_job(config)
+    (tmp_path / "r" / "metrics.json").write_text("{}")
+    same_results(run_job(config, resume=True), done)
+
+
+# ---- whose folder it is
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(log, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(LogError, match="not empty; pass --overwrite .* or --resume"):
+        run_job(RunConfig(log, out=tmp_path, **SMALL))
+    with pytest.raises(LogError, match="no whole job.json"):
+        run_job(RunConfig(log, out=tmp_path, resume=True, **SMALL))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_removes_only_what_the_job_wrote(done, log, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "metrics.json").write_text("old")
+    same_results(run_job(RunConfig(log, out=tmp_path, overwrite=True, **SMALL)), done)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_resume_refuses_another_job_and_names_what_changed(done, log):
+    for change, message in (
+        (dict(horizon="5d"), "horizon was None and is '5d'"),
+        (dict(seed=1, max_length=7), "max_length was 100 and is 7; seed was 0 and is 1"),
+        (dict(log=log.iloc[:-1]), "the log has changed"),
+    ):
+        with pytest.raises(LogError, match=message):
+            run_job(done.config, resume=True, **change)
+
+
+def test_resume_refuses_a_changed_file(log, tmp_path):
+    path = tmp_path / "log.csv"
+    log.to_csv(path, index=False)
+    run_job(RunConfig(path, out=tmp_path / "r", **SMALL))
+    log.iloc[:-5].to_csv(path, index=False)
+    with pytest.raises(LogError, match="the log has changed"):
+        run_job(RunConfig(path, out=tmp_path / "r", resume=True, **SMALL))
+
+
+def test_resume_refuses_another_version(done, monkeypatch):
+    monkeypatch.setattr("seqbook.__version__", "9.9.9")
+    with pytest.raises(LogError, match="seqbook was '.*' and is '9.9.9'"):
+        run_job(done.config, resume=True)
+
+
+# ---- the log
+
+
+def test_a_file_and_any_dataframe_give_the_same_result(log, done, tmp_path):
+    path = tmp_path / "log.csv"
+    log.rename(columns={USER: "who", TIME: "when"}).to_csv(path, index=False)
+    columns = {"who": USER, "when": TIME}
+    from_file = run_job(RunConfig(path, columns=columns, out=tmp_path / "a", **SMALL))
+    from_polars = run_job(RunConfig(pl.from_pandas(log), out=tmp_path / "b", **SMALL))
+    pd.testing.assert_frame_equal(from_polars.comparison, done.comparison)
+    value = lambda result: result.comparison.set_index(["model", "metric"])["value"]  # noqa: E731
+    pd.testing.assert_series_equal(value(from_file), value(done))
+
+
+def test_removed_rows_are_kept_with_their_reason(log, tmp_path):
+    dirty = pd.concat([log, log.iloc[:7], log.iloc[:3].assign(behavior="dance")])
+    result = run_job(RunConfig(dirty, out=tmp_path / "r", **SMALL))
+    removed = pd.read_parquet(tmp_path / "r" / "removed.parquet")
+    assert removed["reason"].value_counts().to_dict() == {"duplicate": 7, "unknown_behavior": 3}
+    assert json.loads((tmp_path / "r" / "cleaning.json").read_text())["n_kept"] == len(log)
+    assert "removed: unknown behavior" in result.report.read_text(encoding="utf-8")
+
+
+def test_bots_are_removed_when_asked(log, tmp_path):
+    bot = pd.DataFrame(
+        {USER: -1, TIME: pd.Timestamp("2024-02-01") + pd.to_timedelta(range(500), "s"), BEHAVIOR: "view"}
+    )
+    result = run_job(RunConfig(pd.concat([log, bot]), out=tmp_path / "r", max_events_per_day=400, **SMALL))
+    assert result.cleaning.counts["bot"] >= 500 and -1 not in set(result.events[USER])
+
+
+# ---- too little
+
+
+def test_a_horizon_that_does_not_fit_names_the_longest_that_does(log, tmp_path):
+    with pytest.raises(LogError, match="--horizon") as error:
+        run_job(RunConfig(log, horizon="60d", out=tmp_path / "r", **SMALL))
+    longest = str(error.value).rsplit(" ", 1)[-1]
+    examples, index = job._split(RunConfig(horizon=longest), log)
+    assert all(len(rows) for rows in index.values())
+    longer = f"{int(longest.rstrip('d')) + 2}d"
+    with pytest.raises(LogError, match="does not fit"):
+        job._split(RunConfig(horizon=longer), log)
+
+
+def test_short_logs_get_horizons_in_their_own_units(log):
+    minutes = pd.DataFrame(
+        {USER: range(200), TIME: pd.date_range("2024-01-01", periods=200, freq="min"), BEHAVIOR: "view"}
+    )
+    with pytest.raises(LogError, match=r"the log spans 3.32 hours.*--horizon \d+min"):
+        job._split(RunConfig(), minutes)
+
+
+def test_more_cutoffs_than_fit_are_refused(log):
+    with pytest.raises(LogError, match="at most"):
+        job._split(RunConfig(cutoffs=50), log)
+
+
+def test_a_test_part_too_small_gives_a_report_but_no_number(log, tmp_path):
+    few = log[log[USER] <= 60]
+    result = run_job(RunConfig(few, horizon="10d", out=tmp_path / "r", **SMALL))
+    assert result.comparison["value"].isna().all() and "too small to score" in result.notes[-1]
+    page = result.report.read_text(encoding="utf-8")
+    assert "too small to score" in page and "ROC AUC" not in page
+    assert len(result.predictions) and result.predictions["probability"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[x[BEHAVIOR] != BUY], "no positive label.*no 'buy' event"),
+        (lambda x: x[x[USER] == x[USER].mode()[0]], "one user_id|no positive label|only one class"),
+        (lambda x: x.iloc[:1], "does not fit.*too short for any"),
+    ],
+)
+def test_a_log_from_which_nothing_can_be_learned_is_refused(log, tmp_path, change, message):
+    with pytest.raises(LogError, match=message):
+        run_job(RunConfig(change(log), out=tmp_path / "r", **SMALL))
+
+
+def test_wrong_options_are_refused_before_anything_is_written(tmp_path):
+    for options in (
+        dict(task="fly"),
+        dict(model="oracle"),
+        dict(dataset="mine", log="x"),
+        dict(dataset="rees46"),
+        dict(horizon="soon"),
+        dict(horizon="-3d"),
+        dict(epochs=0),
+        dict(overwrite=True, resume=True),
+        dict(log=str(tmp_path / "nothing.csv")),
+        dict(log="x", dataset="rees46", columns={"a": "b"}),
+    ):
+        with pytest.raises(LogError):
+            run_job(**options, out=tmp_path / "r")
+        assert not (tmp_path / "r").exists()
+
+
+# ---- a new log
+
+
+def test_predict_gives_the_probabilities_of_the_test(log, done):
+    test = done.examples[done.index["test"]]
+    scores = predict_job(done.report.parent / "model", log, at=test.cutoff.max())
+    last = done.predictions[done.predictions["cutoff"] == test.cutoff.max()].drop(columns="label")
+    pd.testing.assert_frame_equal(scores, last.reset_index(drop=True), check_dtype=False)
+
+
+def test_predict_reads_nothing_at_or_after_the_moment(log, done):
+    moment = log[TIME].iloc[len(log) // 2]
+    past = log[log[TIME] < moment]
+    future = log[log[TIME] >= moment].assign(behavior=BUY)
+    scores = predict_job(done.report.parent, pd.concat([past, future]), at=moment)
+    pd.testing.assert_frame_equal(scores, predict_job(done.report.parent, past, at=moment))
+    assert set(scores[USER]) == set(past[USER])
+
+
+def test_predict_takes_users_and_items_never_seen(log, done, tmp_path):
+    strangers = log.assign(user_id=log[USER] + 1_000_000, item_id=log[ITEM] + 1_000_000)
+    out = tmp_path / "scores.parquet"
+    scores = predict_job(done.report.parent / "model", strangers, out)
+    assert len(scores) == strangers[USER].nunique() and scores["probability"].between(0, 1).all()
+    assert scores["cutoff"].unique() == strangers[TIME].max() + pd.Timedelta(1, "us")
+    pd.testing.assert_frame_equal(pd.read_parquet(out), scores)
+
+
+def test_predict_does_not_overwrite(log, done, tmp_path):
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    with pytest.raises(LogError, match="--overwrite"):
+        predict_job(done.report.parent, log, out)
+    assert out.read_text() == "mine"
+    predict_job(done.report.parent, log, out, overwrite=True)
+    assert out.read_text().startswith("user_id,cutoff,predicted,probability")
+    with pytest.raises(LogError, match="ending"):
+        predict_job(done.report.parent, log, tmp_path / "scores.xls")
+
+
+def test_predict_of_the_next_behavior_asks_the_sessions_in_progress(log, tmp_path):
+    result = run_job(RunConfig(log, task="next-behavior", out=tmp_path / "r", **SMALL))
+    scores = predict_job(tmp_path / "r", log)
+    live = log[log[TIME] >= log[TIME].max() - pd.Timedelta("30min")]
+    assert set(scores[USER]) == set(live[USER])
+    each = scores.filter(like="p_")
+    assert list(each) == [f"p_{name}" for name in result.examples.classes]
+    assert np.allclose(each.sum(axis=1), 1) and np.allclose(each.max(axis=1), scores["probability"])
+
+
+# ---- real logs, each in its published form
+
+REAL = {
+    "rees46": ("rees46_2019oct_head.csv.gz", dict(task="next-behavior")),
+    "taobao": ("taobao_userbehavior_sample.csv.gz", dict(horizon="1d")),
+    "yoochoose": ("rsc15_clicks_100k.csv.gz", dict(task="next-behavior")),
+    "online_retail": ("online_retail.csv.gz", dict(horizon="30d")),
+    "cdnow": ("CDNOW_master.txt.gz", dict(horizon="90d")),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_logs(real_data, tmp_path, name):
+    file, options = REAL[name]
+    result = run_job(RunConfig(str(real_data(file)), dataset=name, out=tmp_path / "r", **options, **SMALL))
+    auc = result.comparison.query("metric == 'roc_auc'").set_index("model")["value"]
+    assert auc["counts"] > auc["majority"] == 0.5
+
+
+def test_a_real_log_too_one_sided_for_its_horizon_says_so(real_data, tmp_path):
+    log = str(real_data("rees46_2019oct_head.csv.gz"))
+    with pytest.raises(LogError, match="no positive label"):
+        run_job(RunConfig(log, dataset="rees46", horizon="30min", out=tmp_path / "r", **SMALL))
