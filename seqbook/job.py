@@ -441,10 +441,23 @@ def _split(config, events):
     if cutoffs is None:
         examples = replace(examples, label_end=_known_after_gap(examples, task.gap))
     borders = {f"{part}_from": cutoffs[part][0] for part in PARTS[1:]} if cutoffs else {}
-    (parts,) = TimeSplit(validation=True, **borders).split(examples)
+    try:
+        (parts,) = TimeSplit(validation=True, **borders).split(examples)
+    except LogError as error:
+        raise LogError(_no_part(config, events, error)) from None
     index = dict(zip(PARTS, parts, strict=True))
     check_learnable(examples[index["training"]])
     return examples, index
+
+
+def _no_part(config, events, error):
+    "What to do about a split that leaves a part empty."
+    if config.task in HORIZONS:
+        return str(error)
+    return (
+        f"the log spans {_in_words(_span(events))}, and with a gap of {config.gap} before each part one of "
+        "training, validation and test is empty; take a longer log or a shorter --gap"
+    )
 
 
 def _known_after_gap(examples, gap):

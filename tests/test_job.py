@@ -455,7 +455,7 @@ def test_predict_of_the_next_behavior_asks_the_sessions_in_progress(log, tmp_pat
 # ---- real logs, each in its published form
 
 REAL = {
-    "rees46": ("rees46_2019oct_head.csv.gz", dict(task="next-behavior")),
+    "rees46": ("rees46_2019oct_head.csv.gz", dict(task="next-behavior", gap="5min")),
     "taobao": ("taobao_userbehavior_sample.csv.gz", dict(horizon="1d")),
     "yoochoose": ("rsc15_clicks_100k.csv.gz", dict(task="next-behavior")),
     "online_retail": ("online_retail.csv.gz", dict(horizon="30d")),
@@ -469,6 +469,12 @@ def test_real_logs(real_data, tmp_path, name):
     result = run_job(RunConfig(str(real_data(file)), dataset=name, out=tmp_path / "r", **options, **SMALL))
     auc = result.comparison.query("metric == 'roc_auc'").set_index("model")["value"]
     assert auc["counts"] > auc["majority"] == 0.5
+
+
+def test_a_real_log_too_short_for_its_gap_says_so(real_data, tmp_path):
+    log = str(real_data("rees46_2019oct_head.csv.gz"))
+    with pytest.raises(LogError, match="2.83 hours.*shorter --gap"):
+        run_job(RunConfig(log, dataset="rees46", task="next-behavior", out=tmp_path / "r", **SMALL))
 
 
 def test_a_real_log_too_one_sided_for_its_horizon_says_so(real_data, tmp_path):

@@ -13,7 +13,6 @@ __all__ = ['STATES', 'BROWSE', 'COMPARE', 'DECIDE', 'LEAVE', 'TYPES', 'SOURCES',
 import bz2
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import os
@@ -229,7 +228,7 @@ def _visit_category(who, world, a, u):
     anything = np.searchsorted(cumulated[:-1], u[1], side="right")
     return np.where(u[0] < 0.8, who.favourites[a, (u[2] * 3).astype(int)], anything)
 
-
+# %% ../../nbs/data/02_datasets.ipynb #7527bbe4
 def _choose_items(world, walk, a, state, behavior, u):
     "What each event is about: views wander and come back, the other behaviours follow what was viewed"
     last, cart, seen = walk.last[a], walk.cart[a], walk.seen[a]
@@ -253,7 +252,7 @@ def _remember(walk, a, behavior, item):
     walk.seen[a[new]] = np.column_stack([item[new], walk.seen[a[new], :3]])
     walk.cart[a] = np.select([behavior == 1, (behavior == 2) | (behavior == 4)], [item, -1], walk.cart[a])
 
-# %% ../../nbs/data/02_datasets.ipynb #7527bbe4
+# %% ../../nbs/data/02_datasets.ipynb #8ac898d0
 def _come_back(rng, who, walk, world, b, state):
     "The next visit of the shoppers `b`, who left with the intents `state`"
     model, u = world.model, rng.random((4, len(b)))
@@ -266,7 +265,7 @@ def _come_back(rng, who, walk, world, b, state):
     walk.category[forgot] = _visit_category(who, world, forgot, u[:3, ~returns])
     walk.last[forgot], walk.cart[forgot], walk.seen[forgot] = -1, -1, -1
 
-
+# %% ../../nbs/data/02_datasets.ipynb #91b9f7ff
 def _turn(rng, who, walk, world, a):
     "One event for each of the shoppers `a`; moves their walk on and returns the columns of the events"
     state, now, u = walk.state[a], walk.clock[a].copy(), rng.random((7, len(a)))
@@ -292,7 +291,7 @@ def _turn(rng, who, walk, world, a):
     _come_back(rng, who, walk, world, a[~stays], state[~stays])
     return columns
 
-
+# %% ../../nbs/data/02_datasets.ipynb #d039f96d
 def _simulate_block(seed, n, world):
     "Traits and events of `n` shoppers"
     rng = np.random.default_rng(seed)
@@ -341,7 +340,7 @@ def _log_frame(world, e, first_user):
     )
     return log, pd.DataFrame({"state": e.state[order].astype("int8"), "ends": _moments(world, e.ends[order])})
 
-
+# %% ../../nbs/data/02_datasets.ipynb #1ee269a0
 def _user_frame(world, who, first_user):
     "The traits of the shoppers of one block; a shopper who is never lost within reach has no `churned`"
     churned = np.where(who.churned < world.days + _AHEAD, who.churned, np.nan)
@@ -359,7 +358,7 @@ def _user_frame(world, who, first_user):
         }
     )
 
-# %% ../../nbs/data/02_datasets.ipynb #1ee269a0
+# %% ../../nbs/data/02_datasets.ipynb #42bd1f8e
 _BLOCK = 20_000  # shoppers that are simulated together
 
 
@@ -380,7 +379,7 @@ def _check_sizes(n_users, n_items, n_categories, days, promotion_every):
     if promotion_every and promotion_every < 7:
         raise LogError(f"promotion_every is {promotion_every}; give at least 7 days, or 0 for no promotions")
 
-
+# %% ../../nbs/data/02_datasets.ipynb #03974520
 def _start_of(start):
     try:
         moment = pd.Timestamp(start)
@@ -568,7 +567,7 @@ def _window(truth, cutoff, horizon):
         raise LogError(f"the horizon is {horizon}; give a duration above 0 and below a year")
     return start, start + length
 
-
+# %% ../../nbs/data/02_datasets.ipynb #e3638089
 def _standing(truth, cutoff, start):
     "Where each shopper seen before the cutoff stands: the last intent, since when away, and the traits"
     n = truth.when["timestamp"].searchsorted(pd.Timestamp(cutoff))
@@ -602,7 +601,7 @@ def _promoted(truth, rows):
     )
     return (truth.world.discount[day.astype(int)] > 0).astype(int)
 
-
+# %% ../../nbs/data/02_datasets.ipynb #39d94b4d
 def _purchase_probability(truth, cutoff, horizon):
     start, end = _window(truth, cutoff, horizon)
     who, world = _standing(truth, cutoff, start), truth.world
@@ -749,6 +748,10 @@ SOURCES = {
         "https://github.com/otto-de/recsys-dataset",
         kaggle="otto/recsys-dataset",
     ),
+}
+
+# %% ../../nbs/data/02_datasets.ipynb #b00c6612
+SOURCES |= {
     "online_retail": Source(
         "UCI Online Retail",
         541_909,
@@ -824,8 +827,8 @@ def _refused(url, answer):
 class ResumingDownloader:
     """A downloader for pooch that goes on where it stopped, with a progress bar
 
-    What has arrived stays in `part`. The next call asks for the rest, if the server's file is still the
-    same. Raises `LogError` when `attempts` tries in a row bring nothing.
+    What has arrived stays in `part`. The next call asks for the rest, if the server's file is still the same.
+    Raises `LogError` when `attempts` tries in a row bring nothing.
     """
 
     def __init__(
@@ -836,93 +839,90 @@ class ResumingDownloader:
         timeout: float = 30.0,  # seconds of silence that count as a broken connection
         progress: bool = True,
     ):
-        self.part, self.attempts, self.wait, self.timeout = Path(part), attempts, wait, timeout
-        self.progress, self._note = progress, Path(f"{part}.json")
+        self.part, self.note = Path(part), Path(f"{part}.json")
+        self.attempts, self.wait, self.timeout, self.progress = attempts, wait, timeout, progress
 
     def __call__(self, url, output_file, pooch=None, check_only=False):
         "Fetch `url` to `output_file`; the signature is pooch's"
         import requests
         import urllib3
 
-        failed, done, most = 0, False, self._size()
+        failed, done, most = 0, False, _size(self.part)
         while not done:
             try:
-                done = self._go_on(url)
+                done = _go_on(self, url)
             except (requests.RequestException, urllib3.exceptions.HTTPError, _Interrupted) as e:
-                failed = 0 if self._size() > most else failed + 1
-                most = max(most, self._size())
+                failed = 0 if _size(self.part) > most else failed + 1
+                most = max(most, _size(self.part))
                 if failed >= self.attempts:
-                    raise LogError(self._gave_up(url, e)) from None
+                    raise LogError(_gave_up(url, most, e)) from None
                 time.sleep(self.wait * 2 ** max(failed - 1, 0))
-        self._note.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
         os.replace(self.part, output_file)
 
-    def _size(self):
-        return self.part.stat().st_size if self.part.exists() else 0
+# %% ../../nbs/data/02_datasets.ipynb #1a2347c7
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
 
-    def _gave_up(self, url, error):
-        return (
-            f"{url}: the download stopped after {self._size():,} bytes ({type(error).__name__}: {error}); "
-            "check the connection and call again: it goes on from there"
-        )
 
-    def _go_on(self, url):
-        "One request: all of the file, or the rest of it. Says whether the file is whole."
-        import requests
-        from tqdm.auto import tqdm
+def _gave_up(url, size, error):
+    return (
+        f"{url}: the download stopped after {size:,} bytes ({type(error).__name__}: {error}); "
+        "check the connection and call again: it goes on from there"
+    )
 
-        headers, start = self._ask()
-        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as answer:
-            start, total = self._check(url, answer, start)
-            self._note.write_text(json.dumps({"mark": _file_mark(answer)}))
-            with (
-                open(self.part, "ab" if start else "wb") as f,
-                tqdm(
-                    initial=start,
-                    total=total,
-                    unit="B",
-                    unit_scale=True,
-                    desc=self.part.stem,
-                    disable=not self.progress,
-                ) as bar,
-            ):
-                for block in answer.raw.stream(1 << 16, decode_content=False):
-                    bar.update(f.write(block))
-        return self._whole(total)
 
-    def _ask(self):
-        "Headers of the request, and the byte from which on it asks"
-        start, mark = self._size(), None
-        if start and self._note.exists():
-            mark = json.loads(self._note.read_text()).get("mark")
-        if not mark:  # whether the file is still the same cannot be known
-            return {"Accept-Encoding": "identity"}, 0
-        return {"Accept-Encoding": "identity", "Range": f"bytes={start}-", "If-Range": mark}, start
+def _go_on(fetch, url):
+    "One request of a `ResumingDownloader`; says whether the file is whole"
+    import requests
+    from tqdm.auto import tqdm
 
-    def _check(self, url, answer, start):
-        "From which byte on the answer is, and the size of the file (None: not said)"
-        code, length = answer.status_code, answer.headers.get("Content-Length")
-        if code == 200 and answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise LogError(_refused(url, answer))
-        if code == 200:
-            return 0, int(length) if length else None
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-        if code == 206 and span and int(span[1]) == start:
-            return start, int(span[2]) if span[2] != "*" else None
-        if code in (206, 416):  # not the piece that was asked for: from the start again
-            self.part.unlink(missing_ok=True)
-        elif 400 <= code < 500 and code not in (408, 429):
-            raise LogError(_refused(url, answer))
-        raise _Interrupted(f"HTTP {code}")
+    headers, start = _question(fetch)
+    with requests.get(url, headers=headers, stream=True, timeout=fetch.timeout) as answer:
+        start, total = _check_answer(fetch, url, answer, start)
+        fetch.note.write_text(json.dumps({"mark": _file_mark(answer)}))
+        look = dict(initial=start, total=total, desc=fetch.part.stem, disable=not fetch.progress)
+        with open(fetch.part, "ab" if start else "wb") as f, tqdm(unit="B", unit_scale=True, **look) as bar:
+            for block in answer.raw.stream(1 << 16, decode_content=False):
+                bar.update(f.write(block))
+    return _is_whole(fetch, total)
 
-    def _whole(self, total):
-        "Whether the part is the whole file; a part that is too long is no good"
-        size = self._size()
-        if total is None or size == total:
-            return True
-        if size > total:
-            self.part.unlink()
-        raise _Interrupted(f"{size:,} of {total:,} bytes")
+# %% ../../nbs/data/02_datasets.ipynb #b01f71ca
+def _question(fetch):
+    "Headers of the request, and the byte from which on it asks"
+    start, mark = _size(fetch.part), None
+    if start and fetch.note.exists():
+        mark = json.loads(fetch.note.read_text()).get("mark")
+    if not mark:  # whether the file is still the same cannot be known
+        return {"Accept-Encoding": "identity"}, 0
+    return {"Accept-Encoding": "identity", "Range": f"bytes={start}-", "If-Range": mark}, start
+
+# %% ../../nbs/data/02_datasets.ipynb #2fab367d
+def _check_answer(fetch, url, answer, start):
+    "From which byte on the answer is, and the size of the file (None: not said)"
+    code, length = answer.status_code, answer.headers.get("Content-Length")
+    if code == 200 and answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise LogError(_refused(url, answer))
+    if code == 200:
+        return 0, int(length) if length else None
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if code == 206 and span and int(span[1]) == start:
+        return start, int(span[2]) if span[2] != "*" else None
+    if code in (206, 416):  # not the piece that was asked for: from the start again
+        fetch.part.unlink(missing_ok=True)
+    elif 400 <= code < 500 and code not in (408, 429):
+        raise LogError(_refused(url, answer))
+    raise _Interrupted(f"HTTP {code}")
+
+
+def _is_whole(fetch, total):
+    "Whether the part is the whole file; a part that is too long is no good"
+    size = _size(fetch.part)
+    if total is None or size == total:
+        return True
+    if size > total:
+        fetch.part.unlink()
+    raise _Interrupted(f"{size:,} of {total:,} bytes")
 
 # %% ../../nbs/data/02_datasets.ipynb #e20d59c8
 def cache_folder() -> Path:
@@ -969,7 +969,7 @@ def _sha256(path):
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
-
+# %% ../../nbs/data/02_datasets.ipynb #58313c78
 def _published_md5(url, timeout=30):
     "The MD5 checksum in a file such as ml-1m.zip.md5"
     import requests
@@ -1138,7 +1138,7 @@ def _published(path, *patterns):
             )
         yield found
 
-
+# %% ../../nbs/data/02_datasets.ipynb #6907e5a6
 def _from_kaggle(name):
     "The folder to which kagglehub fetched a data set"
     try:
@@ -1175,7 +1175,7 @@ def _locate(name, path, download, checksums=None, **fill):
     sha256 = (checksums or {}).get(fill.get("size"))
     return fetch_file(url, sha256, md5_url=f"{url}.md5" if checksums and not sha256 else None)
 
-# %% ../../nbs/data/02_datasets.ipynb #6907e5a6
+# %% ../../nbs/data/02_datasets.ipynb #bd591306
 _IDS = {"user_id": "BIGINT", "item_id": "BIGINT"}
 
 
@@ -1185,7 +1185,7 @@ def _read(files, options, **fixed):
         raise LogError(f"a loader has no option {sorted(wrong)}; it has keep, limit and bad_rows")
     return _arranged(read_events([str(f) for f in files], **fixed, **options))
 
-
+# %% ../../nbs/data/02_datasets.ipynb #172d071a
 def _open(path):
     "A binary file, decompressed on the way if its first bytes say that it is compressed"
     with open(path, "rb") as f:
@@ -1221,7 +1221,7 @@ def _has_header(path):
     "Whether the first line of a table of numbers holds names"
     return re.split(r"[,;\t ]", _first_line(path))[0].strip('"').isidentifier()
 
-
+# %% ../../nbs/data/02_datasets.ipynb #d80321a8
 _ORDER = ["user_id", "timestamp", "behavior", "item_id", "category", "price", "quantity", "session_id"]
 
 
@@ -1235,6 +1235,15 @@ def _in_order(parts):
     parts = [part for part in parts if len(part)]
     log = pd.concat(parts, ignore_index=True)
     return _arranged(log.sort_values("timestamp", kind="stable", ignore_index=True))
+
+
+def _read_table(path, reader=pd.read_csv, **options):
+    "A table through pandas, with errors that say which file is wrong"
+    try:
+        return reader(path, **options)
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise LogError(f"{path} cannot be read: {reason}; is it the right file, and whole?") from None
 
 
 def _number(frame, name):
@@ -1266,11 +1275,15 @@ def _category_in_time(log, properties):
     con = duckdb.connect()
     con.register("log", log.assign(row=np.arange(len(log))))
     names = ", ".join("'" + str(f).replace("'", "''") + "'" for f in properties)
-    con.execute(
-        "CREATE TABLE known AS SELECT CAST(itemid AS BIGINT) AS item, "
-        "make_timestamp(CAST(timestamp AS BIGINT) * 1000) AS since, value "
+    known = (
+        "SELECT CAST(itemid AS BIGINT) AS item, value, "
+        "make_timestamp(CAST(timestamp AS BIGINT) * 1000) AS since "
         f"FROM read_csv([{names}], header=true, all_varchar=true) WHERE property = 'categoryid'"
     )
+    try:
+        con.execute(f"CREATE TABLE known AS {known}")
+    except (duckdb.Error, UnicodeDecodeError) as e:
+        raise LogError(f"the item properties cannot be read: {str(e).splitlines()[0]}") from None
     category = con.sql(
         "SELECT value FROM log ASOF LEFT JOIN known "
         "ON log.item_id = known.item AND log.timestamp >= known.since ORDER BY row"
@@ -1410,7 +1423,10 @@ def _read_diginetica(path, by, options):
 def _with_goods(log, files):
     "Category and price from the files of products, where these are there"
     for path in files:
-        goods = pd.read_csv(path, sep=";").set_index("itemId")
+        goods = _read_table(path, sep=";")
+        if "itemId" not in goods:
+            raise LogError(f"{path}: column 'itemId' is missing; it has {list(goods)}")
+        goods = goods.set_index("itemId")
         if "categoryId" in goods:
             log["category"] = log["item_id"].map(goods["categoryId"])
         if "pricelog2" in goods:
@@ -1433,23 +1449,19 @@ def load_otto(
     import duckdb
 
     with _published(_locate("otto", path, download), f"*{part}*.jsonl*") as files:
-        names = [str(f) for f in files]
-        shape = {"session": "BIGINT", "events": "STRUCT(aid BIGINT, ts BIGINT, type VARCHAR)[]"}
+        names, shape = [str(f) for f in files], {"session": "BIGINT", "events": _OTTO_EVENTS}
         try:
-            table = duckdb.connect().sql(
-                _OTTO + (f" LIMIT {int(limit)}" if limit else ""), params=[names, shape]
-            )
-            return (
-                to_events(table, columns={"session": "user_id"}, time_unit="ms")
-                .df()
-                .drop(columns="session_id", errors="ignore")
-            )
+            sql = _OTTO + (f" LIMIT {int(limit)}" if limit else "")
+            table = duckdb.connect().sql(sql, params=[names, shape]).to_arrow_table()
         except (duckdb.Error, UnicodeDecodeError) as e:
-            raise LogError(
-                f"{path}: {str(e).splitlines()[0]}; each line must be an object with 'session' and 'events'"
-            ) from None
+            raise LogError(f"{path}: {str(e).splitlines()[0]}; {_OTTO_FORM}") from None
+    if not len(table):
+        raise LogError(f"{path}: there is no event in it; {_OTTO_FORM}")
+    return to_events(table, columns={"session": "user_id"}, time_unit="ms").drop("session_id").to_pandas()
 
 # %% ../../nbs/data/02_datasets.ipynb #b6dde72e
+_OTTO_FORM = "each line must be an object with 'session' and 'events'"
+_OTTO_EVENTS = "STRUCT(aid BIGINT, ts BIGINT, type VARCHAR)[]"
 _OTTO = (
     "SELECT session, event.aid, event.ts, event.type FROM (SELECT session, unnest(events) AS event "
     "FROM read_json($1, format='newline_delimited', columns=$2))"
@@ -1500,9 +1512,10 @@ def _invoice_columns(names):
         raise LogError(f"this is not Online Retail: nothing in {list(names)} is {sorted(missing)}")
     return found
 
-
+# %% ../../nbs/data/02_datasets.ipynb #315632fa
 def _read_excel(files):
-    sheets = [sheet for f in files for sheet in pd.read_excel(f, sheet_name=None, dtype=str).values()]
+    books = [_read_table(f, pd.read_excel, sheet_name=None, dtype=str) for f in files]
+    sheets = [sheet for book in books for sheet in book.values()]
     table = pd.concat(sheets, ignore_index=True)
     return _arranged(to_events(table, columns=_invoice_columns(table.columns), behavior=BUY))
 
@@ -1589,7 +1602,7 @@ def _read_journey(path, first_day, options):
     ids = {**_IDS, "session_id": "BIGINT"}
     if "transaction_timestamp" in _first_line(path):
         return _read([path], options, columns=columns, behavior=BUY, dtypes=ids)
-    table = pd.read_csv(path, nrows=options.get("limit")).rename(columns=str.lower)
+    table = _read_table(path, nrows=options.get("limit")).rename(columns=str.lower)
     if missing := {"household_key", "day", "trans_time", "product_id"} - set(table):
         raise LogError(f"{path} is not Complete Journey: columns {sorted(missing)} are missing")
     minutes = 1440 * (table["day"] - 1) + 60 * (table["trans_time"] // 100) + table["trans_time"] % 100
@@ -1708,7 +1721,7 @@ def _session_items(path):
     items, sizes = _numbers_by_line(path)
     return _longest_prefixes(items, sizes) if "\t" in _first_line(path) else (items, sizes)
 
-
+# %% ../../nbs/data/02_datasets.ipynb #f6c3f723
 def _longest_prefixes(items, sizes):
     "Of each run of prefixes, written from the longest down to one item and its target, the first"
     whole = np.concatenate([[True], sizes[:-1] == 2])
@@ -1760,7 +1773,7 @@ def load_shoppers_intention(
     Sakar et al., Neural Computing and Applications 31, 2019.
     """
     with _published(_locate("shoppers_intention", path, download), "online_shoppers*.csv*") as files:
-        table = pd.read_csv(files[0])
+        table = _read_table(files[0])
     if "Revenue" not in table or len(table.columns) != 18:
         raise LogError(
             f"{path} is not this data set: 18 columns with 'Revenue' are expected, here {list(table)}"
@@ -1791,7 +1804,7 @@ def load_criteo(
             )
         names = (["label"] if found == 40 else []) + columns
         kinds = {name: "float64" if name[0] == "I" else "str" for name in columns}
-        return pd.read_csv(files[0], sep="\t", names=names, dtype=kinds, nrows=limit)
+        return _read_table(files[0], sep="\t", names=names, dtype=kinds, nrows=limit)
 
 # %% ../../nbs/data/02_datasets.ipynb #323ab586
 LOADERS = {

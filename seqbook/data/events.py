@@ -998,10 +998,14 @@ START = dt.datetime(1995, 1, 1)  # of shops on the web
 
 def log_clock(log):
     "The time after which an event must be an error: a day after the last busy day, never later than now."
+    return _clock(_timed(lazily(log)))
+
+
+def _clock(lazy):
+    "The same for a lazy log with times in UTC."
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     days = (
-        _timed(lazily(log))
-        .filter(nw.col(TIME) >= START, nw.col(TIME) <= now)
+        lazy.filter(nw.col(TIME) >= START, nw.col(TIME) <= now)
         .group_by(nw.col(TIME).dt.truncate("1d").alias("day"))
         .agg(nw.len().alias("events"))
     )
@@ -1112,7 +1116,7 @@ def _flagged(lazy, behaviors, clock, per_day, per_minute):
     schema = lazy.collect_schema()
     rules = _rules(schema, list(behaviors), clock)
     lazy = _mark_bots(_with_row(lazy), per_day, per_minute)
-    if not per_day is per_minute is None:
+    if per_day is not None or per_minute is not None:
         rules["bot"] = nw.col("_bot") == 1
     reason = nw.lit(None, nw.String)
     for name, rule in reversed(rules.items()):
@@ -1124,12 +1128,15 @@ def _flagged(lazy, behaviors, clock, per_day, per_minute):
     return lazy.with_columns(_late=late).drop("_kept"), list(rules)
 
 # %% ../../nbs/data/01_events.ipynb #e2e34923
+_HELPERS = {"reason", "_row", "_late", "_kept", "_bot", "_n", "_fast", "_1d", "_1m"}
+
+
 def _flag(log, behaviors, now, per_day, per_minute):
     "The log as a Narwhals frame with `_row`, `reason` and `_late`, and the reasons that were looked for."
     lazy = _timed(lazily(log))
-    if taken := {"reason", "_row", "_late"} & set(lazy.collect_schema().names()):
+    if taken := _HELPERS & set(lazy.collect_schema().names()):
         raise LogError(f"column {min(taken)!r} would be overwritten; rename it in the log")
-    clock = log_clock(log) if now is None else _moment(now)
+    clock = _clock(lazy) if now is None else _moment(now)
     flagged, reasons = _flagged(lazy, _known(behaviors), clock, per_day, per_minute)
     if isinstance(nw.from_native(log), nw.LazyFrame):
         return flagged, reasons
@@ -1188,7 +1195,7 @@ def flag_events(
     max_events_per_day=None,  # a user above this in any day is a bot
     max_events_per_minute=None,  # a user above this in any minute is a bot
 ):
-    "The log with `row` and `reason`; `reason` is null for rows to keep. Same kind of dataframe."
+    "The log with `row` (unless it has one) and `reason`, null for rows to keep. Same kind of dataframe."
     frame, _ = _flag(log, behaviors, now, max_events_per_day, max_events_per_minute)
     return _with_place(frame.drop("_late")).to_native()
 
@@ -1232,8 +1239,9 @@ class CleaningReport:
         return "\n".join(lines)
 
     def _repr_html_(self):
-        table = self.to_frame().style.format({"rows": "{:,}", "share": "{:.2%}"}).hide(axis="index")
-        return "".join(f"<p>{line}</p>" for line in str(self).splitlines()) + table.to_html()
+        formats = {"rows": "{:,}".format, "share": "{:.2%}".format}
+        table = self.to_frame().to_html(index=False, border=0, formatters=formats)
+        return "".join(f"<p>{line}</p>" for line in str(self).splitlines()) + table
 
 # %% ../../nbs/data/01_events.ipynb #2e002925
 @patch

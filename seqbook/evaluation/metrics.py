@@ -372,7 +372,7 @@ def _resamples(n: int, n_resamples: int, groups: np.ndarray | None, seed: int):
         counts = np.stack([np.bincount(draw, minlength=units) for draw in draws]).astype("float64")
         yield counts if groups is None else counts[:, groups]
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #e986324f
+# %% ../../nbs/evaluation/01_metrics.ipynb #94737e2d
 def _check_options(predictions, baseline, n_resamples, confidence):
     if not isinstance(predictions, dict) or not predictions:
         raise EvaluationError(
@@ -384,6 +384,15 @@ def _check_options(predictions, baseline, n_resamples, confidence):
         raise EvaluationError(f"n_resamples is {n_resamples}; an interval needs at least 100, better 1,000")
     if not 0 < confidence < 1:
         raise EvaluationError(f"confidence is {confidence}; pass a share between 0 and 1, such as 0.95")
+
+
+def _thresholds(threshold, predictions: dict) -> dict:  # by model
+    if not isinstance(threshold, dict):
+        return dict.fromkeys(predictions, threshold)
+    missing = [name for name in predictions if name not in threshold]
+    if missing:
+        raise EvaluationError(f"threshold has no entry for {missing}; give each model one, or one for all")
+    return threshold
 
 
 def _interval(draws: np.ndarray, confidence: float):  # (resamples, metrics) -> low, high, share undefined
@@ -410,7 +419,7 @@ def _draws(case, scorers, weights, n_resamples, groups, seed) -> dict:  # by mod
             parts[name].append(scorer(counts * weights))
     return {name: np.concatenate(part) for name, part in parts.items()}
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #42d3686a
+# %% ../../nbs/evaluation/01_metrics.ipynb #fd976097
 def compare_models(
     predictions: dict,  # name of a model -> its probabilities, as for `classification_metrics`
     y,  # labels, one an example
@@ -436,7 +445,7 @@ def compare_models(
     codes, _, classes = checked[baseline]
     groups, weights = _group_codes(groups, len(codes)), _weights(sample_weight, len(codes))
     case = _case(codes, classes, groups, min_count)
-    limits = {name: threshold[name] if isinstance(threshold, dict) else threshold for name in predictions}
+    limits = _thresholds(threshold, predictions)
     scorers = {
         name: None if case.small else _Scorer(codes, proba, case.scored, _check_threshold(limits[name]))
         for name, (_, proba, _) in checked.items()

@@ -350,7 +350,7 @@ VALUES = (
 OBJECTS = st.dictionaries(st.sampled_from(["user_id", "timestamp", "behavior", "price", "a"]), VALUES)
 
 
-@FUZZ
+@settings(FUZZ, max_examples=30)
 @given(rows=st.lists(OBJECTS | VALUES, min_size=1, max_size=6), cut=st.integers(0, 5))
 def test_mutated_json(tmp_path, rows, cut):
     rows = [{"user_id": 1, "timestamp": 1714557600, "behavior": "view"}, *rows]

@@ -296,7 +296,9 @@ def test_the_truth_is_for_all_and_only_those_seen_before_the_cutoff(shop):
 @pytest.mark.parametrize("method", ["purchase_probability", "churn_probability"])
 def test_the_truth_sees_nothing_after_the_cutoff(method):
     shop = simulate_shop(n_users=500, seed=4)
-    cutoff = pd.Timestamp("2024-03-05 17:00")
+    when, ends = shop.truth.when["timestamp"], shop.truth.hidden["ends"]
+    middle = (when > "2024-03-05") & (ends - when > pd.Timedelta("1min"))
+    cutoff = when[middle].iloc[0] + pd.Timedelta("30s")  # in the midst of a visit
     right = getattr(shop.truth, method)(cutoff, "7d")
 
     n = shop.truth.when["timestamp"].searchsorted(cutoff)
@@ -349,13 +351,13 @@ def test_the_ceiling_is_what_the_truth_reaches():
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
     rng = np.random.default_rng(3)
-    p = rng.beta(0.4, 3, 3000).round(3)  # with ties
-    drawn = rng.random((300, len(p))) < p
+    p = rng.beta(0.4, 3, 2000).round(3)  # with ties
+    drawn = rng.random((150, len(p))) < p
     found = best_scores(p)
-    assert np.isclose(np.mean([roc_auc_score(y, p) for y in drawn]), found["roc_auc"], atol=0.002)
-    assert np.isclose(np.mean([brier_score_loss(y, p) for y in drawn]), found["brier"], atol=0.001)
+    assert np.isclose(np.mean([roc_auc_score(y, p) for y in drawn]), found["roc_auc"], atol=0.004)
+    assert np.isclose(np.mean([brier_score_loss(y, p) for y in drawn]), found["brier"], atol=0.002)
     inner = p.clip(1e-9, 1 - 1e-9)
-    assert np.isclose(np.mean([log_loss(y, inner) for y in drawn]), found["log_loss"], atol=0.003)
+    assert np.isclose(np.mean([log_loss(y, inner) for y in drawn]), found["log_loss"], atol=0.006)
     noisy = p + rng.normal(0, 0.05, len(p))
     assert np.mean([roc_auc_score(y, noisy) for y in drawn]) < found["roc_auc"] - 0.01
 
@@ -1072,13 +1074,33 @@ def test_tables_that_are_not_what_they_should_be(tmp_path):
         load_cdnow(write(tmp_path / "b.txt", "1 2 3\n"))
 
 
-@pytest.mark.parametrize("name", sorted(LOADERS))
+TABLES = {"shoppers_intention": load_shoppers_intention, "criteo": load_criteo}
+
+
+@pytest.mark.parametrize("name", sorted(LOADERS | TABLES))
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\xff\xfe" * 50, b"{}\n", b"a,b\n1,2\n"])
 def test_no_loader_chokes_on_rubbish(tmp_path, name, content):
     path = tmp_path / "rubbish.txt"
     path.write_bytes(content)
     with pytest.raises(LogError):
-        LOADERS[name](path)
+        (LOADERS | TABLES)[name](path)
+
+
+def test_files_beside_the_log_may_be_rubbish_too(tmp_path):
+    write(
+        tmp_path / "events.csv", "timestamp,visitorid,event,itemid,transactionid\n1433221332117,1,view,5,\n"
+    )
+    write(tmp_path / "item_properties_part1.csv", "timestamp,itemid,property,value\nx,y,categoryid,z\n")
+    with pytest.raises(LogError, match="item properties"):
+        load_retailrocket(tmp_path)
+    views = "sessionId;userId;itemId;timeframe;eventdate\n1;NA;10;500;2016-05-09\n"
+    write(tmp_path / "train-item-views.csv", views)
+    write(tmp_path / "products.csv", "a,b\n")
+    with pytest.raises(LogError, match="products.csv: column 'itemId' is missing"):
+        load_diginetica(tmp_path)
+    (tmp_path / "Online Retail.xlsx").write_bytes(b"no workbook")
+    with pytest.raises(LogError, match="cannot be read"):
+        load_online_retail(tmp_path / "Online Retail.xlsx")
 
 
 # Loaders on the real files: the counts of their publishers

@@ -382,11 +382,16 @@ def test_bots(log):
 
 
 def test_other_columns_named_like_helpers(log):
-    kept = clean_events(log.assign(row="7a", _bot=1))[0]
-    assert kept.row.tolist() == ["7a"] * len(log) and kept._bot.tolist() == [1] * len(log)
+    for make in KINDS.values():
+        kept, report = clean_events(make(log.assign(row="7a")))
+        assert set(to_pandas(kept).row) == {"7a"} and list(to_pandas(report.removed))[-2:] == [
+            "row",
+            "reason",
+        ]
     assert flag_events(log.assign(row="7a")).row.tolist() == ["7a"] * len(log)
-    with pytest.raises(LogError, match="'reason' would be overwritten"):
-        clean_events(log.assign(reason="bought"))
+    for name in ("reason", "_bot"):
+        with pytest.raises(LogError, match=f"'{name}' would be overwritten; rename it"):
+            clean_events(log.assign(**{name: "bought"}))
     with pytest.raises(LogError, match="to_events first"):
         clean_events(log.assign(timestamp=log.timestamp.astype(str)))
     with pytest.raises(LogError, match="'soon' is no time"):

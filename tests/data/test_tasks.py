@@ -373,6 +373,11 @@ def test_tags_are_what_they_say(sessions, rows):
     assert (flat.log["behavior"].to_numpy()[flat.stop - 1] == "view").all()
 
 
+def test_an_item_bought_twice_counts_until_its_last_purchase():
+    rows = [(0, step, b, 1, 1.0, 1, 0) for step, b in enumerate(["view", "buy", "view", "buy", "view"])]
+    assert TagPurchased().examples(make_log(rows), log_end=END).label.tolist() == [1, -1, 1, -1, 0]
+
+
 def test_sessions_open_at_the_end_are_left_out():
     log = make_log(
         [(0, 0, "view", 1, 1.0, 1, 0), (0, 30, "view", 1, 1.0, 1, 0), (1, 20, "view", 1, 1.0, 1, 0)]
