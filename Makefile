@@ -5,7 +5,7 @@ READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run lab docs book readme test lint notebooks chapters unit browser site-test wheel-test clean
+.PHONY: help run lab docs book readme test lint format notebooks chapters unit browser site-test wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -42,8 +42,14 @@ book: $(READY)  ## run the chapters whose sources changed, save their outputs, w
 test: $(READY)  ## every check that has to pass before a change is merged
 	@$(BIN)/python scripts/steps.py lint notebooks chapters unit docs site-test wheel-test
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff: mistakes and format, in notebooks too
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## bring notebooks and scripts into the common format, and export
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix nbs tests scripts docs benchmarks
+	$(BIN)/nbdev_export
 
 notebooks: $(READY)  ## notebooks, modules and README.md in step, and notebooks clean
 	$(BIN)/python scripts/in_step.py

@@ -1,7 +1,8 @@
 """Run the chapters whose sources changed since their outputs were saved, and save the new outputs.
 
-What counts as a source: the chapter's own cells and every module of the package that it imports. `--all` runs every chapter;
-`--mark` only notes that the saved outputs are those of the present sources; names run the chapters that contain them.
+What counts as a source: the chapter's own cells and every module of the package that it imports.
+`--all` runs every chapter; names run the chapters that contain them; `--mark` runs nothing and notes that
+the saved outputs are those of the present sources.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Check that modules, notebooks and README.md are in step, in a copy, so that no work in progress is touched."""
+"""Check in a copy, so that no work in progress is touched, that modules, notebooks and README.md are in step."""
 
 import re
 import shutil

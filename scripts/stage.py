@@ -1,7 +1,7 @@
-"""Lay the chapters out for Sphinx in docs/_build/source: what readers see of each notebook, with its API entries.
+"""Lay the chapters out for Sphinx in docs/_build/source: what readers see of them, with their API entries.
 
-Nothing is imported or run: signatures and docstrings are read off the exported cells. A file is written only when its content
-changed, so that Sphinx reads again only what it must.
+Nothing is imported or run: signatures and docstrings are read off the exported cells. A file is written only
+when its content changed, so that Sphinx reads again only what it must.
 """
 
 import ast
@@ -94,7 +94,7 @@ class Names:
             self.full[".".join([*parts[start:], name])].add(full)
 
     def find(self, text: str, module: str) -> str | None:
-        """The full name that `text` means in prose about `module`; nothing when it is unknown or could be two."""
+        """The full name that `text` means in prose about `module`; None when it is unknown or could be two."""
         if text in self.modules:
             return text
         found = self.full.get(text, set())

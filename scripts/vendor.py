@@ -1,4 +1,4 @@
-"""Fetch the two JavaScript programs that the site carries, so that it works with no network: MathJax and Mermaid."""
+"""Fetch MathJax and Mermaid, which the site carries so that it works with no network."""
 
 import hashlib
 import shutil

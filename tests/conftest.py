@@ -10,7 +10,7 @@ DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "s
 
 @pytest.fixture
 def real_data():
-    """A function from a file name to the path of that real data set; the test is skipped where it is absent."""
+    """From a file name to the path of that real data set; the test is skipped where it is absent."""
 
     def find(name: str) -> Path:
         path = DATA / name

@@ -491,9 +491,13 @@ def _no_purchase(world, who, start, end):
     for left, right in zip(edges[-2::-1], edges[:0:-1], strict=True):
         hour, h = int((left + right) * 12), right - left
         V, speed = visits[int(world.discount[hour // 24] > 0)][who.kind], rate * world.season[hour]
-        slope = lambda g: speed * ((V @ g[..., None])[..., 0] - g) + c * (1 - g)  # noqa: B023
-        g = g + h * slope(g + h / 2 * slope(g))
+        g = g + h * _slope(V, speed, c, g + h / 2 * _slope(V, speed, c, g))
     return g
+
+
+def _slope(V, speed, c, g):
+    "-dg/du, the right side of the backward equation"
+    return speed * ((V @ g[..., None])[..., 0] - g) + c * (1 - g)
 
 # %% ../../nbs/data/02_datasets.ipynb #81826325
 def _silence(world, speed, hazard, since, until):

@@ -582,6 +582,17 @@ def test_events_at_the_same_moment_stay_as_they_came(kind, frame):
         assert pairs == sorted(pairs)
 
 
+def test_many_events_at_the_same_moment_in_a_long_log_stay_as_they_came():
+    rng = np.random.default_rng(0)
+    n = 20_000  # quick sorts of short arrays happen to be stable
+    minutes = rng.integers(0, 50, n)
+    frame = frame_of([(int(u), 0, "view", 1, 1.0) for u in rng.integers(0, 9, n)])
+    frame = frame.assign(item_id=range(n), timestamp=START + pd.to_timedelta(minutes, unit="min"))
+    X = SequenceEncoder(fields=("item_id",)).fit(frame).encode(frame)
+    place = X.vocabularies["item"].decode(X.fields["item"])
+    assert place.tolist() == sorted(range(n), key=lambda i: (frame["user_id"][i], minutes[i], i))
+
+
 def test_one_session_number_of_two_users_gives_two_sequences():
     frame = frame_of([(1, 0, "view", 1, 1.0), (2, 0, "view", 2, 1.0), (1, 1, "buy", 1, 1.0)]).assign(
         session_id=5

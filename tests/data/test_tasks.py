@@ -378,6 +378,11 @@ def test_an_item_bought_twice_counts_until_its_last_purchase():
     assert TagPurchased().examples(make_log(rows), log_end=END).label.tolist() == [1, -1, 1, -1, 0]
 
 
+def test_a_purchase_at_the_time_of_the_view_is_not_later():
+    rows = [(0, 0, "view", 1, 1.0, 1, 0), (0, 0, "buy", 1, 1.0, 1, 0), (0, 1, "view", 2, 1.0, 1, 0)]
+    assert TagPurchased().examples(make_log(rows), log_end=END).label.tolist() == [0, -1, 0]
+
+
 def test_sessions_open_at_the_end_are_left_out():
     log = make_log(
         [(0, 0, "view", 1, 1.0, 1, 0), (0, 30, "view", 1, 1.0, 1, 0), (1, 20, "view", 1, 1.0, 1, 0)]

@@ -1,4 +1,4 @@
-"""Open every page of the built site in Chromium, as readers do: light and dark, served and with no other host to ask."""
+"""Open every page of the site in Chromium: light and dark, on a phone, and with no other host to ask."""
 
 import json
 import os
@@ -41,18 +41,21 @@ FLAGS = [
 ]
 # what a page looks like once it is drawn: formulas, diagrams, pictures, text
 STATE = r"""
-const outside = (node) => !node.parentElement.closest("pre, code, script, style, mjx-container, textarea, .mermaid, .cell_output");
+const inside = "pre, code, script, style, mjx-container, textarea, .mermaid, .cell_output";
+const outside = (node) => !node.parentElement.closest(inside);
+const mathematics = /\$[^$\n]+\$|\\\(|\\\[|\\(frac|mathbf|sum|text)\b/;
+const wrong = "mjx-merror, [data-mjx-error], .mermaid .error-icon, .mermaid .error-text, g[data-mml-node=merror]";
 const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
 const raw = [];
 for (let node; (node = walker.nextNode());)
-  if (outside(node) && /\$[^$\n]+\$|\\\(|\\\[|\\(frac|mathbf|sum|text)\b/.test(node.data)) raw.push(node.data.trim().slice(0, 80));
+  if (outside(node) && mathematics.test(node.data)) raw.push(node.data.trim().slice(0, 80));
 const all = (query) => [...document.querySelectorAll(query)];
 return {
   raw,
   waiting: all(".math").filter((m) => !m.querySelector("mjx-container")).length
     + all("pre.mermaid").filter((m) => !m.querySelector("svg")).length
     + all("main img").filter((i) => !i.complete).length,
-  errors: all("mjx-merror, [data-mjx-error], .mermaid .error-icon, .mermaid .error-text, g[data-mml-node=merror]").length,
+  errors: all(wrong).length,
   empty: all("main img").filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   ids: all("[id]").map((e) => e.id),
@@ -219,7 +222,7 @@ def test_search_finds_each_chapter(browser, site):
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
 def test_chapter_can_be_copied_and_downloaded(browser, site, name):
-    """A chapter has copy buttons, a link to its source, and hands out the very notebook that it was made from."""
+    """A chapter has copy buttons, a link to its source, and hands out the notebook that it was made from."""
     show(browser, f"{site}{name}.html")
     assert browser.find_elements(By.CSS_SELECTOR, "button.copybtn")
     assert browser.find_elements(By.CSS_SELECTOR, f"a[href*='{name}.ipynb']")
