@@ -1,5 +1,6 @@
 """Write README.md from nbs/index.ipynb; with `--check` only say whether it is in step."""
 
+import json
 import re
 import sys
 
@@ -26,7 +27,10 @@ def readme() -> str:
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = RELATIVE.sub(from_root, cell["source"])
-    text, _ = MarkdownExporter().from_notebook_node(nbformat.from_dict({**notebook, "cells": cells}))
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("text/html", None)  # GitHub shows the styles of a table as text
+    whole = nbformat.reads(json.dumps({**notebook, "cells": cells}), as_version=4)
+    text, _ = MarkdownExporter().from_notebook_node(whole)
     return (
         "<!-- Made from nbs/index.ipynb by `make book`: edit that. -->\n\n"
         + re.sub(r"\n{3,}", "\n\n", text).strip()

@@ -19,6 +19,7 @@ from chapters import NBS, ROOT, chapters, directives, part_of, read, settings, t
 STAGE = ROOT / "docs" / "_build" / "source"
 NAME = re.compile(r"(?<![`\[\\\w}])`([A-Za-z_][\w.]*)(\(\))?`(?![`\]])")
 CALLOUT = re.compile(r"^> \*\*(Note|Tip|Warning|Important|Caution)\.?\*\*\.?[ ]?(.*(?:\n>.*)*)", re.MULTILINE)
+OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")  # links to files beside nbs/, which the site does not hold
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})")
 TAGS = {
     "hide_input": "remove-input",
@@ -280,6 +281,7 @@ def mermaid(text: str) -> str:
 
 def prose(text: str, module: str, names: Names) -> str:
     """A Markdown cell as MyST."""
+    text = OUTSIDE.sub(rf"](<{settings()['git_url']}/blob/{settings()['branch']}/\1>)", text)
     text = re.sub(r"(</summary>|<details>)[ ]*\n?", r"\1\n\n", text).replace("<details>\n\n", "<details>\n")
     text = re.sub(r"\n*</details>", "\n\n</details>\n", text)
     pieces = []

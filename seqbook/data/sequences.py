@@ -1353,6 +1353,7 @@ def _padded(X: Sequences, rows: np.ndarray, width: int) -> dict:
 def import_keras():
     "Import Keras on first use, without the greetings of TensorFlow; they are shown if the import fails."
     if "keras" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # nor warnings that come later
         stderr = os.dup(2)
         with tempfile.TemporaryFile() as greetings:
             os.dup2(greetings.fileno(), 2)

@@ -88,10 +88,10 @@ def test_the_global_random_state_is_neither_read_nor_changed():
 
 
 def test_a_million_events_take_seconds():
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: other work on the machine does not count
     shop = simulate_shop(n_users=36_000)
     assert len(shop.events) > 1_000_000
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 15
 
 
 def test_the_log_is_a_clean_event_log(shop):
