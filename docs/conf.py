@@ -36,7 +36,7 @@ myst_dmath_double_inline = True
 
 python_maximum_signature_line_length = 88
 add_module_names = False
-toc_object_entries_show_parents = "hide"
+toc_object_entries_show_parents = "domain"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -18,7 +18,8 @@ PARTS = {
     "applications": "Applications",
     "production": "Production",
 }
-DIRECTIVE = re.compile(r"^#\|\s*(\w+)(?:[: ]\s*(.*))?$", re.MULTILINE)
+START = ("index", "tour", "job", "cli")  # the other parts number their chapters
+DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+)(?:[: ][ \t]*(.*))?$", re.MULTILINE)
 
 
 @cache
@@ -35,7 +36,8 @@ def chapters() -> list[Path]:
 
     def key(path: Path):
         part = part_of(path)
-        return order.index(part) if part in order else len(order), part, path.stem != "index", path.stem
+        first = START.index(path.stem) if part == "" and path.stem in START else len(START)
+        return order.index(part) if part in order else len(order), part, first, path.stem
 
     found = (path for path in NBS.rglob("*.ipynb") if not re.search(r"(^|/)[._]", str(path.relative_to(NBS))))
     return sorted(found, key=key)
@@ -121,10 +123,9 @@ def closure(modules: frozenset[str]) -> set[str]:
     return seen
 
 
-def fingerprint(path: Path) -> str:
-    """A hash of all that a chapter's outputs depend on: its own sources and the modules that it imports."""
-    cells = read(path)["cells"]
-    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
-    parts = [cell["cell_type"] + cell["source"] for cell in cells]
-    parts += [module_path(module).read_text(encoding="utf-8") for module in sorted(closure(imports(code)))]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def fingerprint(path: Path) -> dict[str, str]:
+    """Hashes of what a chapter's outputs depend on: its own code, and the modules that it imports."""
+    cells = [cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    modules = sorted(closure(imports("\n".join(cells))))
+    texts = {"code": cells, "modules": [module_path(name).read_text(encoding="utf-8") for name in modules]}
+    return {kind: hashlib.sha256("\0".join(text).encode()).hexdigest()[:16] for kind, text in texts.items()}

@@ -1,4 +1,8 @@
-"""Check in a copy, so that no work in progress is touched, that modules, notebooks and README.md are in step."""
+"""Check that modules, notebooks and README.md are in step, in a copy: work in progress is left alone.
+
+A chapter whose code is not that which made its outputs is an error. One whose modules have changed since is
+only named: most changes of a module change no output, and two changes that are merged would else fail together.
+"""
 
 import re
 import shutil
@@ -8,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import readme
+from book import stale
 from chapters import ROOT, chapters, read
 
 # an object's address, or a path on the machine where the chapter ran: neither means a thing to a reader
@@ -40,8 +45,10 @@ def changed(copy: Path) -> list[str]:
 
 def noise(path: Path) -> list[str]:
     """What should not stand in a chapter's saved outputs."""
-    found = []
-    for number, cell in enumerate(read(path)["cells"]):
+    notebook, found = read(path), []
+    if "widgets" in notebook["metadata"]:
+        found.append(f"{path.relative_to(ROOT)}: the state of a progress bar was saved with it")
+    for number, cell in enumerate(notebook["cells"]):
         for output in cell.get("outputs", []):
             where = f"{path.relative_to(ROOT)}, cell {number}"
             if output["output_type"] == "error":
@@ -65,6 +72,14 @@ def main():
             f"{name} is not in step; run nbdev_export and nbdev_clean" for name in changed(Path(folder))
         ]
     complaints += [complaint for path in chapters() for complaint in noise(path)]
+    old = stale()
+    complaints += [
+        f"{name}: its code has changed since its outputs were saved; run make book"
+        for name, kinds in old.items()
+        if "code" in kinds
+    ]
+    if later := [name for name, kinds in old.items() if kinds == ["modules"]]:
+        print("modules have changed since these were run; make book runs them again:", *later, sep="\n  ")
     if complaints:
         sys.exit("\n".join(complaints))
     readme.main()

@@ -30,6 +30,7 @@ def readme() -> str:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("text/html", None)  # GitHub shows the styles of a table as text
     whole = nbformat.reads(json.dumps({**notebook, "cells": cells}), as_version=4)
+    whole.metadata["language_info"] = {"name": "python"}  # so that code is coloured
     text, _ = MarkdownExporter().from_notebook_node(whole)
     return (
         "<!-- Made from nbs/index.ipynb by `make book`: edit that. -->\n\n"

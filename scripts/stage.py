@@ -21,6 +21,7 @@ NAME = re.compile(r"(?<![`\[\\\w}])`([A-Za-z_][\w.]*)(\(\))?`(?![`\]])")
 CALLOUT = re.compile(r"^> \*\*(Note|Tip|Warning|Important|Caution)\.?\*\*\.?[ ]?(.*(?:\n>.*)*)", re.MULTILINE)
 OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")  # links to files beside nbs/, which the site does not hold
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})")
+FOLD_OVER = 40
 TAGS = {
     "hide_input": "remove-input",
     "hide_output": "remove-output",
@@ -70,7 +71,8 @@ def constants(tree: ast.AST) -> list[str]:
     names = (
         name for target in targets for name in (target.elts if isinstance(target, ast.Tuple) else [target])
     )
-    return list(dict.fromkeys(name.id for name in names if isinstance(name, ast.Name) and name.id.isupper()))
+    found = (name.id for name in names if isinstance(name, ast.Name))
+    return list(dict.fromkeys(name for name in found if name.isupper() and not name.startswith("_")))
 
 
 class Names:
@@ -95,7 +97,7 @@ class Names:
             self.full[".".join([*parts[start:], name])].add(full)
 
     def find(self, text: str, module: str) -> str | None:
-        """The full name that `text` means in prose about `module`; None when it is unknown or could be two."""
+        """The full name of what `text` means in prose about `module`; None if that is unknown or two."""
         if text in self.modules:
             return text
         found = self.full.get(text, set())
@@ -307,6 +309,38 @@ def tags(said: dict[str, str]) -> list[str]:
     return sorted(found)
 
 
+def made_by(node: ast.stmt) -> list[str]:
+    """The names that a statement in a module's body defines."""
+    if hasattr(node, "name"):
+        return [node.name]
+    targets = getattr(node, "targets", [node.target] if isinstance(node, ast.AnnAssign) else [])
+    return [item.id for target in targets for item in ast.walk(target) if isinstance(item, ast.Name)]
+
+
+def fold(source: str, said: dict[str, str]) -> str:
+    """What is folded away, in words: imports, private helpers, exported code of more than FOLD_OVER lines."""
+    if not {"export", "exports", "exporti"} & set(said):
+        return ""
+    tree = ast.parse(source)
+    if all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body):
+        return "imports"
+    lines = len(source.splitlines())
+    made = [name for node in tree.body for name in made_by(node)]
+    if not made or not ("exporti" in said or all(name.startswith("_") for name in made) or lines > FOLD_OVER):
+        return ""
+    more = f" and {len(made) - 3} more" if len(made) > 3 else ""
+    return f"code of {', '.join(made[:3])}{more} ({lines} lines)"
+
+
+def shown_cell(cell: dict, said: dict[str, str]) -> dict:
+    """A code cell with what myst-nb has to know: what to leave out, and what to fold under which words."""
+    metadata = {"tags": tags(said)}
+    if what := fold(cell["source"], said):
+        metadata["tags"] = sorted({*metadata["tags"], "hide-input"})
+        metadata["mystnb"] = {"code_prompt_show": f"Show the {what}", "code_prompt_hide": f"Hide the {what}"}
+    return {**cell, "metadata": metadata}
+
+
 def markdown(source: str) -> dict:
     """A Markdown cell."""
     return {"cell_type": "markdown", "metadata": {}, "source": source}
@@ -352,7 +386,7 @@ def page(path: Path, names: Names) -> dict:
                         )
                     )
                     cells[-1]["source"] = "::::{div} constants\n" + cells[-1]["source"] + "\n::::"
-            cells.append({**shown, "metadata": {"tags": tags(said)}})
+            cells.append(shown_cell(shown, said))
     language = notebook["metadata"].get(
         "kernelspec", {"name": "python3", "display_name": "python3", "language": "python"}
     )
@@ -374,13 +408,57 @@ def linked_entry(text: str, module: str, names: Names) -> str:
     return "\n".join(lines)
 
 
-def contents(paths: list[Path]) -> dict:
-    """The cell that makes the sidebar: one list a part, in the order of the folders."""
+def by_part(paths: list[Path]) -> dict[str, list[Path]]:
+    """The chapters of each part, in reading order."""
     parts = defaultdict(list)
     for path in paths:
         if path != NBS / "index.ipynb":
-            parts[title_of(part_of(path))].append(path.relative_to(NBS).with_suffix("").as_posix())
-    lists = {**parts, "Reference": ["genindex"]}
+            parts[title_of(part_of(path))].append(path)
+    return parts
+
+
+def page_name(path: Path) -> str:
+    """A chapter's page, as Sphinx calls it."""
+    return path.relative_to(NBS).with_suffix("").as_posix()
+
+
+def described(path: Path) -> tuple[str, str]:
+    """A chapter's title and its one-line description."""
+    first = read(path)["cells"][0]["source"]
+    title, line = re.search(r"^# (.+)", first), re.search(r"^> (.+(?:\n> .+)*)", first, flags=re.MULTILINE)
+    return title[1].strip() if title else path.stem, line[1].replace("\n> ", " ").strip() if line else ""
+
+
+def cards(paths: list[Path]) -> str:
+    """The parts of the book as cards: each chapter with what it is about."""
+    lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ":class-container: parts", ""]
+    for part, chapters_of_it in by_part(paths).items():
+        lines += [f":::{{grid-item-card}} {part}", ""]
+        for path in chapters_of_it:
+            title, line = described(path)
+            lines += [f"[{title}](/{page_name(path)}.ipynb)", f": {line}" if line else ": ", ""]
+        lines += [":::", ""]
+    return "\n".join([*lines, "::::"])
+
+
+def front(cells: list[dict], paths: list[Path]):
+    """Give the front page buttons under its title, its promises side by side, and its parts as cards."""
+    start = next(path for path in paths if path != NBS / "index.ipynb")
+    words = [cell for cell in cells if cell["cell_type"] == "markdown"]
+    words[0]["source"] += (
+        f"\n\n:::{{div}} buttons\n[Start with {described(start)[0].lower()}](/{page_name(start)}.ipynb) "
+        f"[Run it on your log](#three-ways-to-use-it) [See the chapters](#the-chapters)\n:::"
+    )
+    for cell in words:
+        cell["source"] = re.sub(r"^(?=- \*\*)", "{.promises}\n", cell["source"], count=1, flags=re.MULTILINE)
+        if cell["source"].startswith("## The chapters"):
+            cell["source"] = re.sub(r"(?:^\|.*\n?)+", cards(paths) + "\n", cell["source"], flags=re.MULTILINE)
+
+
+def contents(paths: list[Path]) -> dict:
+    """The cell that makes the sidebar: one list a part, in the order of the folders."""
+    lists = {part: [page_name(path) for path in found] for part, found in by_part(paths).items()}
+    lists["Reference"] = ["genindex"]
     return markdown(
         "\n\n".join(
             "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```"])
@@ -403,6 +481,7 @@ def stage():
             "nbformat_minor": 5,
         },
     )
+    front(index["cells"], paths)
     index["cells"].append(contents(paths))
     draft = STAGE.with_suffix(".new")
     for target, notebook in wanted.items():

@@ -13,8 +13,29 @@
       diagram.textContent = diagram.dataset.source;
       diagram.removeAttribute("data-processed");
     }
-    const dark = root.dataset.theme === "dark";
-    window.mermaid.initialize({ startOnLoad: false, theme: dark ? "dark" : "neutral", fontFamily: "inherit" });
+    const style = getComputedStyle(root);
+    const colour = (name) => style.getPropertyValue(`--book-diagram-${name}`).trim();
+    window.mermaid.initialize({
+      startOnLoad: false,
+      theme: "base",
+      flowchart: { curve: "basis", useMaxWidth: true },
+      themeVariables: {
+        darkMode: root.dataset.theme === "dark",
+        fontFamily: style.getPropertyValue("--pst-font-family-base"),
+        fontSize: "15px",
+        background: colour("page"),
+        primaryColor: colour("box"),
+        primaryTextColor: colour("text"),
+        primaryBorderColor: colour("border"),
+        secondaryColor: colour("box"),
+        tertiaryColor: colour("group"),
+        lineColor: colour("line"),
+        textColor: colour("text"),
+        edgeLabelBackground: colour("page"),
+        clusterBkg: colour("group"),
+        clusterBorder: colour("line"),
+      },
+    });
     await window.mermaid.run({ nodes: diagrams });
   };
   document.addEventListener("DOMContentLoaded", async () => {

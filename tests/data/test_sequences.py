@@ -582,15 +582,21 @@ def test_events_at_the_same_moment_stay_as_they_came(kind, frame):
         assert pairs == sorted(pairs)
 
 
-def test_many_events_at_the_same_moment_in_a_long_log_stay_as_they_came():
+@pytest.mark.parametrize("kind", ["pandas", "file"])
+def test_many_events_at_the_same_moment_in_a_long_log_stay_as_they_came(tmp_path, kind):
     rng = np.random.default_rng(0)
-    n = 20_000  # quick sorts of short arrays happen to be stable
-    minutes = rng.integers(0, 50, n)
-    frame = frame_of([(int(u), 0, "view", 1, 1.0) for u in rng.integers(0, 9, n)])
-    frame = frame.assign(item_id=range(n), timestamp=START + pd.to_timedelta(minutes, unit="min"))
-    X = SequenceEncoder(fields=("item_id",)).fit(frame).encode(frame)
+    n = 300_000  # sorts of short arrays happen to be stable
+    users, minutes = rng.integers(0, 9, n), rng.integers(0, 50, n)
+    times = START + pd.to_timedelta(minutes, unit="min")
+    frame = pd.DataFrame({"user_id": users, "timestamp": times, "item_id": np.arange(n)})
+    frame.to_parquet(tmp_path / "log.parquet", row_group_size=50_000)
+    X = (
+        SequenceEncoder(fields=("item_id",))
+        .fit(frame)
+        .encode(frame if kind == "pandas" else tmp_path / "log.parquet")
+    )
     place = X.vocabularies["item"].decode(X.fields["item"])
-    assert place.tolist() == sorted(range(n), key=lambda i: (frame["user_id"][i], minutes[i], i))
+    np.testing.assert_array_equal(place, np.lexsort((np.arange(n), minutes, users)))
 
 
 def test_one_session_number_of_two_users_gives_two_sequences():

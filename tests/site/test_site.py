@@ -44,7 +44,8 @@ STATE = r"""
 const inside = "pre, code, script, style, mjx-container, textarea, .mermaid, .cell_output";
 const outside = (node) => !node.parentElement.closest(inside);
 const mathematics = /\$[^$\n]+\$|\\\(|\\\[|\\(frac|mathbf|sum|text)\b/;
-const wrong = "mjx-merror, [data-mjx-error], .mermaid .error-icon, .mermaid .error-text, g[data-mml-node=merror]";
+const wrong = ["mjx-merror", "[data-mjx-error]", "g[data-mml-node=merror]",
+  ".mermaid .error-icon", ".mermaid .error-text"].join();
 const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
 const raw = [];
 for (let node; (node = walker.nextNode());)
