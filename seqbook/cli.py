@@ -23,8 +23,9 @@ import seqbook
 # %% ../nbs/cli.ipynb #f91dfc94
 def _is_mendable(error):
     "Whether the user can mend what the error says. Nothing heavy is imported to find out."
-    events = sys.modules.get("seqbook.data.events")
-    return isinstance(error, OSError) or (events is not None and isinstance(error, events.LogError))
+    ours = {"seqbook.data.events": "LogError", "seqbook.evaluation.metrics": "EvaluationError"}
+    known = tuple(getattr(sys.modules[module], name) for module, name in ours.items() if module in sys.modules)
+    return isinstance(error, (OSError, *known))
 
 
 def _message(error):

@@ -438,8 +438,6 @@ def _split(config, events):
     cutoffs = _cutoffs(task, config, events)
     every = None if cutoffs is None else np.concatenate(list(cutoffs.values()))
     examples = task.examples(events, every, max_length=None if cutoffs else config.max_length)
-    if cutoffs is None:
-        examples = replace(examples, label_end=_known_after_gap(examples, task.gap))
     borders = {f"{part}_from": cutoffs[part][0] for part in PARTS[1:]} if cutoffs else {}
     try:
         (parts,) = TimeSplit(validation=True, **borders).split(examples)
@@ -458,14 +456,6 @@ def _no_part(config, events, error):
         f"the log spans {_in_words(_span(events))}, and with a gap of {config.gap} before each part one of "
         "training, validation and test is empty; take a longer log or a shorter --gap"
     )
-
-
-def _known_after_gap(examples, gap):
-    """When each label is known, had the session been over.
-
-    That a session is over is known a gap later, a next event at once. Were only the sessions that are over
-    dropped at a border, the shares of the classes before it would be wrong."""
-    return np.maximum(examples.label_end, examples.cutoff + _length(gap, "gap").to_timedelta64())
 
 # %% ../nbs/job.ipynb #c017ab0f
 def _encode(config, examples, index):

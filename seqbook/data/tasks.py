@@ -375,7 +375,7 @@ def _default_cutoffs(times, length, start, end, what, most):
     last = end - length
     for unit in ("D", "h", "m", "s"):  # round times are easier to read
         whole = last.astype(f"datetime64[{unit}]").astype("datetime64[us]")
-        if np.timedelta64(10, unit) <= length and whole > start:
+        if np.timedelta64(5, unit) <= length and whole > start:
             last = whole
             break
     cutoffs = last - length * np.arange(most)
@@ -634,7 +634,7 @@ def _make(self: NextBehavior, events, cutoffs, begin, end):  # noqa: F811
         ids=events.names[events.owner[stop - 1]],
         cutoff=cutoff,
         label=label,
-        label_end=np.where(over, cutoff + gap, np.append(events.times, end)[stop] + _TICK),
+        label_end=cutoff + gap,  # for every class: an earlier end of some would bias what a purge leaves
         task=self.name,
         classes=classes,
         target="the next behaviour",

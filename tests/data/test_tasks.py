@@ -612,7 +612,7 @@ def test_default_cutoffs_are_observed_and_do_not_overlap(task):
     length = pd.Timedelta(task.horizon.replace("d", "D")).to_timedelta64()
     assert (cutoffs + length <= end).all() and (cutoffs > start).all() and (np.diff(cutoffs) == length).all()
     assert 2 <= len(cutoffs) <= 10
-    assert end - length - cutoffs[-1] < length / 9
+    assert end - length - cutoffs[-1] < length / 5  # lost to a round time
     assert np.array_equal(np.unique(task.examples(LOG).cutoff), cutoffs)
     assert np.array_equal(np.unique(task.examples(LOG.sample(frac=1, random_state=0)).cutoff), cutoffs)
     assert len(task.default_cutoffs(LOG, most=2)) == 2
