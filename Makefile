@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-$(READY): settings.ini setup.py pyproject.toml
+$(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqbook needs Python 3.11 or later; run make PYTHON=/path/to/python3.11")'
 	@if command -v uv >/dev/null; then \
 	  test -x $(BIN)/python || uv venv --quiet --seed --python $(PYTHON) .venv; \
@@ -26,8 +26,8 @@ run: $(READY)  ## the main job on the simulated shop: report/report.html
 	$(BIN)/seqbook run --out report --overwrite
 	@echo "Open $(CURDIR)/report/report.html in a browser"
 
-lab: $(READY)  ## read and run the chapters in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=nbs
+lab: $(READY)  ## read and run the chapters in JupyterLab; its options: LAB='--port 8890'
+	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 docs: $(READY)  ## build the site: docs/_build/html/index.html
 	$(BIN)/python scripts/vendor.py

@@ -31,13 +31,18 @@ def is_progress(output: dict) -> bool:
 
 def execute(path):
     """Run one chapter where it stands and save its outputs."""
-    notebook = nbformat.read(path, as_version=4)
+    before = path.read_bytes()
+    notebook = nbformat.reads(before.decode(), as_version=4)
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_progress(output)]
+    if path.read_bytes() != before:
+        sys.exit(
+            f"\n{path.relative_to(ROOT)} was edited while it ran, and is left as it is; run make book again"
+        )
     nbformat.write(notebook, path)
     plain = read(path)
     clean_nb(plain)

@@ -1,7 +1,7 @@
 """Check that modules, notebooks and README.md are in step, in a copy: work in progress is left alone.
 
 A chapter whose code is not that which made its outputs is an error. One whose modules have changed since is
-only named: most changes of a module change no output, and two changes that are merged would else fail together.
+only named: few changes of a module change an output, and two changes that are merged would fail together.
 """
 
 import re

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+import chapters
 import nbformat
 import pytest
 from selenium import webdriver
@@ -20,14 +21,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).parents[2]
 HTML, NBS = ROOT / "docs" / "_build" / "html", ROOT / "nbs"
-CHAPTERS = sorted(
-    path.relative_to(NBS).with_suffix("").as_posix()
-    for path in NBS.rglob("*.ipynb")
-    if not re.search(r"(^|/)[._]", path.relative_to(NBS).as_posix())
-)
+CHAPTERS = [path.relative_to(NBS).with_suffix("").as_posix() for path in chapters.chapters()]
 PAGES = sorted(
     path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts
 )
+SEEN = {}  # the state of each page, as test_page saw it
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -145,6 +143,7 @@ def test_page(browser, site, page, theme):
     """A page loads whole, from this host alone, with its formulas, diagrams and pictures drawn."""
     complaints(browser, site)
     state = show(browser, site + page, theme)
+    SEEN[page] = state
     assert complaints(browser, site) == []
     assert state["errors"] == 0, "a formula or a diagram that cannot be drawn"
     assert state["raw"] == [], "mathematics that was not recognised"
@@ -165,7 +164,7 @@ def test_phone(browser, site):
 
 def test_links(browser, site):
     """Every link within the site leads to a page, and to a place on it, that exist."""
-    states = {page: show(browser, site + page) for page in PAGES}
+    states = {page: SEEN.get(page) or show(browser, site + page) for page in PAGES}
     broken = []
     for page, state in states.items():
         for link in set(state["links"]):
@@ -189,16 +188,14 @@ def test_works_from_a_folder(browser, site):
     assert [text for text in complaints(browser, HTML.as_uri()) if "asks another host" in text] == []
 
 
-def test_sidebar_holds_each_chapter(browser, site):
-    """The sidebar leads to every chapter."""
-    links = show(browser, site)["links"]
-    sidebar = {
-        link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, ".bd-sidebar-primary a")
-    }
-    missing = [
-        name for name in CHAPTERS if name != "index" and f"{site}{name}.html" not in sidebar & set(links)
-    ]
-    assert missing == []
+def test_each_chapter_is_in_the_sidebar_and_on_a_card(browser, site):
+    """The sidebar leads to every chapter, and so do the cards of the front page, in the same order."""
+    show(browser, site)
+    wanted = [name for name in CHAPTERS if name != "index"]
+    for place in (".bd-sidebar-primary nav", "main .parts"):
+        found = browser.find_elements(By.CSS_SELECTOR, f"{place} a")
+        links = [urlsplit(link.get_attribute("href")).path.strip("/").removesuffix(".html") for link in found]
+        assert [name for name in links if name in wanted] == wanted, place
 
 
 def test_search_finds_each_chapter(browser, site):
