@@ -24,7 +24,8 @@ import seqbook
 def _is_mendable(error):
     "Whether the user can mend what the error says. Nothing heavy is imported to find out."
     ours = {"seqbook.data.events": "LogError", "seqbook.evaluation.metrics": "EvaluationError"}
-    known = tuple(getattr(sys.modules[module], name) for module, name in ours.items() if module in sys.modules)
+    loaded = {module: name for module, name in ours.items() if module in sys.modules}
+    known = (getattr(sys.modules[module], name) for module, name in loaded.items())
     return isinstance(error, (OSError, *known))
 
 
@@ -443,4 +444,5 @@ def _open_lab(folder):
     if find_spec("jupyterlab") is None:
         raise _mistake("JupyterLab is not installed; run: pip install jupyterlab")
     first = ["index.ipynb"] if (folder / "index.ipynb").exists() else []
-    return subprocess.run([sys.executable, "-m", "jupyterlab", *first], cwd=folder).returncode
+    root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []  # as in a container
+    return subprocess.run([sys.executable, "-m", "jupyterlab", *root, *first], cwd=folder).returncode
