@@ -18,13 +18,14 @@ from seqbook.evaluation.metrics import bootstrap_metrics
 from seqbook.models.networks import build_network, input_fields
 
 LONGEST, MEDIAN, BATCH = 100, 12, 128
+SPREADS = (0.8, 1.0)  # standard deviations of the logarithm of the length
 CODES = 5  # padding, unknown, view, cart, buy
 
 
-def make_sequences(n: int, seed: int) -> tuple[Sequences, np.ndarray]:
+def make_sequences(n: int, spread: float, seed: int) -> tuple[Sequences, np.ndarray]:
     """Lognormal lengths, random events, and a label: more carts near the end make it likelier."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(np.round(rng.lognormal(np.log(MEDIAN), 1, n)), 1, LONGEST).astype("int64")
+    lengths = np.clip(np.round(rng.lognormal(np.log(MEDIAN), spread, n)), 1, LONGEST).astype("int64")
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     behavior = rng.choice([2, 3, 4], offsets[-1], p=[0.8, 0.15, 0.05]).astype("int32")
     gap = rng.exponential(1, offsets[-1]).astype("float32")
@@ -34,14 +35,48 @@ def make_sequences(n: int, seed: int) -> tuple[Sequences, np.ndarray]:
     return Sequences({"behavior": behavior, "log_gap": gap}, offsets, np.arange(n)), label
 
 
-def make_network(X: Sequences, y: np.ndarray, options):
+def make_network(X: Sequences, y: np.ndarray, seed: int):
     """The network of `SequenceClassifier`, the same weights each time."""
     keras = import_keras()
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(seed)
     fields = input_fields(X) | {"behavior": {"size": CODES}}
     network = build_network(fields, np.array([1 - y.mean(), y.mean()]))
     network.compile(keras.optimizers.Adam(2e-3), "binary_crossentropy", jit_compile=False)
     return network
+
+
+def in_buckets(X: Sequences, y: np.ndarray, seed: int):
+    """Endless epochs of batches, each as wide as its longest sequence."""
+    data = batches(X, y, BATCH, seed=seed)
+    while True:
+        yield (data[i] for i in range(len(data)))
+        data.on_epoch_end()
+
+
+def padded(X: Sequences, y: np.ndarray, seed: int):
+    """Endless epochs of batches that are all as wide as the longest sequence there can be."""
+    rng, whole = np.random.default_rng(seed), X.pad(LONGEST)
+    while True:
+        cuts = np.array_split(rng.permutation(len(y)), -(-len(y) // BATCH))
+        yield (({name: values[rows] for name, values in whole.items()}, y[rows]) for rows in cuts)
+
+
+def measure(X, y, V, options) -> dict:
+    """Seconds of each epoch, and the probabilities for V, of both; they take turns."""
+    found = {}
+    for name, make in (("in buckets", in_buckets), ("padded", padded)):
+        found[name] = (make_network(X, y, options.seed), make(X, y, options.seed), [])
+    for _ in range(options.epochs):
+        for network, epochs, seconds in found.values():
+            started = time.perf_counter()
+            for inputs, labels in next(epochs):
+                network.train_on_batch(inputs, labels)
+            seconds.append(time.perf_counter() - started)
+    whole = V.pad(LONGEST)
+    return {
+        name: (statistics.median(seconds[1:]), network.predict(whole, batch_size=512, verbose=0)[:, 0])
+        for name, (network, _, seconds) in found.items()
+    }
 
 
 def main():
@@ -53,39 +88,24 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
     options = parser.parse_args()
-    X, y = make_sequences(options.sequences, options.seed)
-    V, v = make_sequences(max(options.sequences // 4, 500), options.seed + 1)
-    bucketed, padded = make_network(X, y, options), make_network(X, y, options)
-    wide, wide_v = X.pad(LONGEST), V.pad(LONGEST)
-    data, seconds = batches(X, y, BATCH, seed=options.seed), {"bucketed": [], "padded": []}
-    for _ in range(options.epochs):
-        started = time.perf_counter()
-        bucketed.fit(data, verbose=0, shuffle=False)
-        between = time.perf_counter()
-        padded.fit(wide, y, batch_size=BATCH, verbose=0)
-        for name, took in (("bucketed", between - started), ("padded", time.perf_counter() - between)):
-            seconds[name].append(took)
-    asked, proba = batches(V, batch_size=512, shuffle=False), np.empty(len(V))
-    proba[asked.order] = bucketed.predict(asked, verbose=0)[:, 0]
-    answers = {"bucketed": proba, "padded": padded.predict(wide_v, batch_size=512, verbose=0)[:, 0]}
-    epoch = {name: statistics.median(took[1:]) for name, took in seconds.items()}
-    rows = [("an epoch in buckets, times as fast as padded", epoch["padded"] / epoch["bucketed"], "times")]
-    rows += [(f"an epoch, {name}", took, "s") for name, took in epoch.items()]
-    for name, answer in answers.items():
-        auc = bootstrap_metrics(v, answer.astype("float64")).set_index("metric").loc["roc_auc"]
-        rows += [(f"validation AUC, {name}", auc["value"], "")]
-        rows += [
-            (f"validation AUC, {name}, {end} end of the 95 % interval", auc[end], "")
-            for end in ("low", "high")
-        ]
+    rows, n = [], options.sequences
+    for spread in SPREADS:
+        X, y = make_sequences(n, spread, options.seed)
+        V, v = make_sequences(max(n // 4, 500), spread, options.seed + 1)
+        found, note = measure(X, y, V, options), f"spread {spread}"
+        ratio = found["padded"][0] / found["in buckets"][0]
+        rows.append((f"{note}: an epoch in buckets, times as fast as padded", ratio, "times"))
+        rows.append((f"{note}: events in a sequence, mean", X.lengths.mean(), ""))
+        for name, (seconds, proba) in found.items():
+            auc = bootstrap_metrics(v, proba.astype("float64")).set_index("metric").loc["roc_auc"]
+            rows.append((f"{note}, {name}: an epoch", seconds, "s"))
+            rows.append((f"{note}, {name}: validation AUC", auc["value"], ""))
+            for end in ("low", "high"):
+                rows.append((f"{note}, {name}: its 95 % interval, {end} end", auc[end], ""))
     show(rows)
     if options.save:
-        settings = {
-            "sequences": f"{len(X):,}",
-            "median length": int(np.median(X.lengths)),
-            "epochs": options.epochs,
-        }
-        save("bucketing", rows, settings)
+        settings = {"sequences": f"{n:,}", "median length": MEDIAN, "longest": LONGEST, "batch size": BATCH}
+        save("bucketing", rows, {**settings, "epochs": options.epochs})
 
 
 if __name__ == "__main__":
