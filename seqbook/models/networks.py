@@ -161,7 +161,7 @@ def build_network(
     units: int = 32,
     embedding_dim: int | str = "auto",
     dropout: float = 0.2,
-    counts: int = 16,  # soft counts beside the last state; 0 for none
+    counts: int = 0,  # soft counts beside the last state
     penalty: float = 0.02,  # on the squares of the embeddings of fields with over `MANY` codes
 ):  # keras.Model from {field: (batch, time), 'mask': (batch, time)} to probabilities
     "The network: fields to vectors, vectors to a last state and soft counts, these to probabilities."
@@ -196,7 +196,7 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):
         cell: str = "gru",  # which encoder reads the sequence: a key of `ENCODERS`
         units: int = 32,  # size of its state
         embedding_dim: int | str = "auto",  # length of each embedding; 'auto' follows `embedding_size`
-        counts: int = 16,  # soft counts beside the last state; 0 for none
+        counts: int = 0,  # soft counts beside the last state
         dropout: float = 0.2,  # share of state and counts hidden while training
         penalty: float = 0.02,  # on the squares of embeddings of over `MANY` codes: more trusts items less
         epochs: int = 20,  # passes over the data, at most

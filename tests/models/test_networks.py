@@ -94,13 +94,15 @@ def test_empty_histories_get_an_answer(fitted):
     assert model.predict_proba(X[[]]).shape == (0, 2)
 
 
-def test_same_seed_same_network_and_another_seed_another():
-    (X, y), V = make(), make(seed=1)
-    one, two, other = (
-        SequenceClassifier(**SMALL, seed=seed).fit(X, y, validation=V).predict_proba(X) for seed in (3, 3, 4)
+def test_same_seed_same_network_and_another_seed_another(fitted):
+    model, X, y = fitted
+    again, other = (
+        SequenceClassifier(**SMALL, seed=seed).fit(X, y, validation=make(seed=1)) for seed in (model.seed, 4)
     )
-    np.testing.assert_array_equal(one, two)
-    assert np.abs(one - other).max() > 1e-4
+    for one, two in zip(model.network_.get_weights(), again.network_.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(model.predict_proba(X), again.predict_proba(X))
+    assert np.abs(model.predict_proba(X) - other.predict_proba(X)).max() > 1e-4
 
 
 def test_reads_order_that_counts_cannot_see():
@@ -138,8 +140,8 @@ def test_class_weights_raise_the_rare_class():
 def test_scale_comes_from_the_training_part_alone():
     (X, y), (V, v) = make(), make(seed=1)
     far = Sequences({**V.fields, "log_gap": V.fields["log_gap"] + 1000}, V.offsets, V.ids, V.vocabularies)
-    one, other = (SequenceClassifier(**SMALL).fit(X, y, validation=(W, v)).fields_ for W in (V, far))
-    assert one == other == input_fields(X)
+    model = SequenceClassifier(**SMALL | {"epochs": 1}).fit(X, y, validation=(far, v))
+    assert model.fields_ == input_fields(X)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +166,11 @@ def test_is_a_scikit_learn_model():
         SequenceClassifier(cell="abacus", progress=False).fit(*make())
 
 
-@pytest.mark.parametrize("weight", [None, "balanced", {0: 1.0, 1: 3.0}], ids=str)
+@pytest.mark.parametrize("weight", [None, {0: 1.0, 1: 3.0}], ids=str)
 def test_saved_and_loaded_it_is_the_same(tmp_path, fitted, weight):
-    _, X, y = fitted
-    model = SequenceClassifier(**SMALL | {"epochs": 1}, class_weight=weight).fit(X, y)
+    model, X, y = fitted
+    if weight:  # JSON has no numbers as keys
+        model = SequenceClassifier(**SMALL | {"epochs": 1}, class_weight=weight).fit(X, y)
     again = SequenceClassifier.load(model.save(tmp_path / "model"))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     assert again.get_params() == model.get_params() and again.history_.equals(model.history_)
