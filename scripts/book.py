@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 
 import nbformat
-from chapters import NBS, ROOT, chapters, fingerprint, read, write
+from chapters import NBS, ROOT, chapters, fingerprint, fold_hidden, read, write
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
@@ -47,6 +47,7 @@ def execute(path):
     plain = read(path)
     clean_nb(plain)
     plain["metadata"].pop("widgets", None)  # the progress bars' state
+    fold_hidden(plain)
     write(path, plain)
 
 

@@ -73,6 +73,16 @@ def directives(cell: dict) -> dict[str, str]:
     return {name: (value or "").strip() for name, value in DIRECTIVE.findall(cell["source"])}
 
 
+FOLDED = {"jupyter": {"source_hidden": True}}  # how JupyterLab marks a cell whose source is folded away
+
+
+def fold_hidden(notebook: dict):
+    """Fold the cells away in JupyterLab that the site does not show: some hold the answers of exercises."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["metadata"] = FOLDED if "hide" in directives(cell) else {}
+
+
 def visible(cells: list[dict]) -> list[dict]:
     """The cells that a reader sees, without the lines that only nbdev reads."""
     shown = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import readme
 from book import stale
-from chapters import ROOT, chapters, read
+from chapters import FOLDED, ROOT, chapters, directives, read
 
 # an object's address, or a path on the machine where the chapter ran: neither means a thing to a reader
 NOISE = re.compile(r"\bat 0x[0-9a-f]{6,}|(?<![\w/.])/(?:home|root|tmp|work|Users)/[\w.-]+")
@@ -49,6 +49,10 @@ def noise(path: Path) -> list[str]:
     if "widgets" in notebook["metadata"]:
         found.append(f"{path.relative_to(ROOT)}: the state of a progress bar was saved with it")
     for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code" and "hide" in directives(cell) and cell["metadata"] != FOLDED:
+            found.append(
+                f"{path.relative_to(ROOT)}, cell {number}: hidden on the site and not folded in JupyterLab"
+            )
         for output in cell.get("outputs", []):
             where = f"{path.relative_to(ROOT)}, cell {number}"
             if output["output_type"] == "error":

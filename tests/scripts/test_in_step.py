@@ -2,6 +2,7 @@
 
 import json
 
+import chapters
 import in_step
 import pytest
 
@@ -28,3 +29,15 @@ def test_noise(tmp_path, monkeypatch, output, complaint):
     path.write_text(json.dumps({"cells": [cell], "metadata": {}}))
     found = in_step.noise(path)
     assert found == [] if complaint is None else complaint in found[0]
+
+
+def test_hidden_cells_are_folded(tmp_path, monkeypatch):
+    """A cell that the site hides must be folded in JupyterLab, where it would give an exercise's answer away."""
+    monkeypatch.setattr(in_step, "ROOT", tmp_path)
+    notebook = {"cells": [{"cell_type": "code", "metadata": {}, "source": "#| hide\nx", "outputs": []}]}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook | {"metadata": {}}))
+    assert "folded" in in_step.noise(path)[0]
+    chapters.fold_hidden(notebook)
+    path.write_text(json.dumps(notebook | {"metadata": {}}))
+    assert in_step.noise(path) == []
