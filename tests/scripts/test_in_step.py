@@ -32,7 +32,7 @@ def test_noise(tmp_path, monkeypatch, output, complaint):
 
 
 def test_hidden_cells_are_folded(tmp_path, monkeypatch):
-    """A cell that the site hides must be folded in JupyterLab, where it would give an exercise's answer away."""
+    """A cell that the site hides is folded in JupyterLab, where it would give an answer away."""
     monkeypatch.setattr(in_step, "ROOT", tmp_path)
     notebook = {"cells": [{"cell_type": "code", "metadata": {}, "source": "#| hide\nx", "outputs": []}]}
     path = tmp_path / "a.ipynb"
