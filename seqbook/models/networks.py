@@ -214,15 +214,21 @@ class SequenceClassifier(ClassifierMixin, BaseEstimator):
         self.seed, self.checkpoint, self.progress = seed, checkpoint, progress
 
 # %% ../../nbs/models/04_networks.ipynb #7e5ee118
+def _shares(codes: np.ndarray, weights) -> np.ndarray:
+    "The share of each class, as the loss weighs it."
+    shares = np.bincount(codes, weights)
+    return np.maximum(shares / shares.sum(), 1e-6)  # a weight of 0 has no logarithm
+
+
 @patch
-def _build(self: SequenceClassifier, codes: np.ndarray):
+def _build(self: SequenceClassifier, codes: np.ndarray, weights):
     keras = import_keras()
     if self.cell not in ENCODERS:
         raise LogError(f"cell {self.cell!r} is unknown; choose one of {sorted(ENCODERS)}")
     keras.utils.set_random_seed(self.seed)
     names = ("cell", "units", "embedding_dim", "dropout", "counts", "penalty")
     options = {name: getattr(self, name) for name in names}
-    self.network_ = build_network(self.fields_, np.bincount(codes) / len(codes), **options)
+    self.network_ = build_network(self.fields_, _shares(codes, weights), **options)
     # XLA makes a recurrent network on the CPU several times slower under TensorFlow; JAX needs it
     jit = False if keras.backend.backend() == "tensorflow" else "auto"
     loss = "binary_crossentropy" if len(self.classes_) == 2 else "sparse_categorical_crossentropy"
@@ -312,7 +318,7 @@ def fit(
         else compute_sample_weight(self.class_weight, np.asarray(y)).astype("float32")
     )
     X = fit_to(X, self.fields_)
-    self._build(codes)
+    self._build(codes, weights)
     keeper = Checkpoint(self.checkpoint, self.network_, _identity(self, X, y, validation))
     with tqdm(disable=not self.progress, unit="batch") as bar:
         bar.shown = {}

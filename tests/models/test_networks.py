@@ -128,7 +128,7 @@ def test_class_weights_raise_the_rare_class():
     X, y = make(600)
     rare = y * (np.arange(len(y)) % 4 == 0)
     plain, weighed = (
-        SequenceClassifier(**SMALL | {"epochs": 4}, class_weight=weight)
+        SequenceClassifier(**SMALL | {"epochs": 8, "learning_rate": 0.01}, class_weight=weight)
         .fit(X, rare)
         .predict_proba(X)[:, 1]
         .mean()
