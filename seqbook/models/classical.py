@@ -110,6 +110,7 @@ class MajorityClassifier(ClassifierMixin, BaseEstimator):
     "The shares of the classes in the training labels, for everyone: below this floor a model knows nothing."
 
     def fit(self, X: Sequences, y):
+        "Learn the shares. Raises `LogError` where there is no label, or not one for each sequence."
         if len(X) != len(y) or len(X) == 0:
             raise LogError(
                 f"there are {len(X)} sequences and {len(y)} labels; pass at least one, and one label each"
@@ -119,10 +120,12 @@ class MajorityClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Sequences) -> np.ndarray:
+        "The shares, (n, classes), for any sequences."
         check_is_fitted(self, "shares_")
         return np.tile(self.shares_, (len(X), 1))
 
     def predict(self, X: Sequences) -> np.ndarray:
+        "The most probable class of each sequence."
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 # %% ../../nbs/models/01_classical.ipynb #8b15b465
@@ -136,10 +139,12 @@ class CountsClassifier(ClassifierMixin, BaseEstimator):
         self.C = C
 
     def fit(self, X: Sequences, y):
+        "Learn scale and weights. Raises `LogError` for labels of one class, or not one for each sequence."
         self.classes_, codes = check_labels(X, y)
         table = simple_counts(X)
-        self.columns_, self.scaler_ = list(table), StandardScaler().fit(np.log1p(table.to_numpy()))
-        self.regression_ = LogisticRegression(C=self.C, max_iter=2000).fit(self._inputs(X), codes)
+        self.columns_, self.scaler_ = list(table), StandardScaler()
+        inputs = self.scaler_.fit_transform(np.log1p(table.to_numpy()))
+        self.regression_ = LogisticRegression(C=self.C, max_iter=2000).fit(inputs, codes)
         return self
 
     def _inputs(self, X: Sequences) -> np.ndarray:
@@ -152,12 +157,14 @@ class CountsClassifier(ClassifierMixin, BaseEstimator):
         return self.scaler_.transform(np.log1p(table.to_numpy()))
 
     def predict_proba(self, X: Sequences) -> np.ndarray:
+        "The probability of each class, (n, classes), in the order of `classes_`."
         check_is_fitted(self, "regression_")
         return (
             self.regression_.predict_proba(self._inputs(X)) if len(X) else np.zeros((0, len(self.classes_)))
         )
 
     def predict(self, X: Sequences) -> np.ndarray:
+        "The most probable class of each sequence."
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 # %% ../../nbs/models/01_classical.ipynb #b1c7871d
