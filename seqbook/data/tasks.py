@@ -254,6 +254,11 @@ class Examples:
         "The number of events of each history."
         return self.stop - self.start
 
+    @property
+    def shape(self) -> tuple:
+        "(number of examples,): with it scikit-learn's cross-validation takes examples as its X."
+        return (len(self),)
+
     def __repr__(self):
         return (
             f"Examples({self.task}: {len(self):,} of {len(pd.unique(self.ids)):,} {self.by}s, "
@@ -270,6 +275,7 @@ def _flat(start, stop):
 @patch
 def __getitem__(self: Examples, index) -> Examples:  # a number, a slice, a mask or an array of numbers
     "Some of the examples; the log is shared, not copied."
+    index = index[0] if isinstance(index, tuple) else index  # scikit-learn asks for examples[index, ...]
     index = np.arange(len(self))[[index] if isinstance(index, int | np.integer) else index]
     parts = {name: getattr(self, name)[index] for name in ("start", "stop", "ids", "cutoff", "label_end")}
     rows = index

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import cross_val_score
 
 from seqbook.data.datasets import LOADERS, simulate_shop
 from seqbook.data.events import LogError
@@ -866,3 +868,21 @@ def test_taobao_purchases(real_data):
     made = Purchase("2d").examples(log)
     assert made.problem() is None and len(np.unique(made.cutoff)) >= 3
     assert len(next(TimeSplit(validation=True).split(made))) == 3
+
+
+def test_scikit_learn_cross_validates_examples_with_our_splitters():
+    class CountRows(BaseEstimator):
+        "Remembers the cutoffs that it was fitted on."
+
+        def fit(self, X, y):
+            self.last_ = X.train_cutoff()
+            return self
+
+        def score(self, X, y):
+            assert (X.label == y).all() and (X.cutoff > self.last_).all()
+            return len(X)
+
+    examples = Purchase("7d").examples(simulate_shop(n_users=60, days=60, seed=3).events)
+    splits = list(RollingSplit(n_splits=3).split(examples))
+    scores = cross_val_score(CountRows(), examples, examples.label, cv=splits, error_score="raise")
+    assert scores.tolist() == [len(test) for _, test in splits]
