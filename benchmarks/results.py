@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
-PACKAGES = ("numpy", "pandas", "scipy", "duckdb", "pyarrow", "keras", "tensorflow")
+PACKAGES = """numpy pandas scipy scikit-learn lightgbm hmmlearn python-crfsuite duckdb pyarrow keras
+tensorflow""".split()
 
 
 def machine() -> dict:
@@ -44,8 +45,10 @@ def versions() -> dict:
     return found
 
 
-def save(name: str, rows: list, settings: dict) -> Path:
-    """Save rows of (what, value, unit) under the benchmark's name, and bring the README up to date."""
+def save(name: str, rows: list, settings: dict, tables: dict = None) -> Path:
+    """Save rows of (what, value, unit) under the benchmark's name, and bring the README up to date.
+
+    `tables`: caption -> a DataFrame of texts, for results that need more than three columns."""
     RESULTS.mkdir(exist_ok=True)
     contents = {
         "benchmark": name,
@@ -54,6 +57,7 @@ def save(name: str, rows: list, settings: dict) -> Path:
         "versions": versions(),
         "settings": settings,
         "rows": [dict(zip(("what", "value", "unit"), row, strict=True)) for row in rows],
+        "tables": {caption: wide.to_dict("split", index=False) for caption, wide in (tables or {}).items()},
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
@@ -66,6 +70,12 @@ def show(rows: list):
     wide = max(len(what) for what, _, _ in rows)
     for what, value, unit in rows:
         print(f"{what:<{wide}}  {number(value):>12} {unit}")
+
+
+def show_tables(tables: dict):
+    """Print tables by their captions."""
+    for caption, wide in tables.items():
+        print(f"\n{caption}\n\n{wide.to_string(index=False)}")
 
 
 def number(value: float) -> str:
@@ -86,12 +96,18 @@ def table() -> str:
             f"{saved['date']}; {on['processor']}, {on['cores']} cores, {on['memory_gb']} GB, {on['system']}; "
             f"Python {on['python']}, {used}. Settings: {settings}.",
             "",
-            "| what | value | unit |",
-            "|---|---:|---|",
-            *(f"| {row['what']} | {number(row['value'])} | {row['unit']} |" for row in saved["rows"]),
-            "",
         ]
+        rows = [[row["what"], number(row["value"]), row["unit"]] for row in saved["rows"]]
+        parts += grid(["what", "value", "unit"], rows, "|---|---:|---|") if rows else []
+        for caption, wide in saved.get("tables", {}).items():
+            parts += [f"*{caption}*", "", *grid(wide["columns"], wide["data"])]
     return "\n".join(parts)
+
+
+def grid(columns: list, rows: list, rule: str = None) -> list:
+    """The lines of a table in Markdown."""
+    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in [columns, *rows]]
+    return [lines[0], rule or "|---" * len(columns) + "|", *lines[1:], ""]
 
 
 def write_table():

@@ -226,21 +226,28 @@ def run(
         ),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="What to predict: purchase, churn or next-behavior.", rich_help_panel=_MODEL)
+        str,
+        typer.Option(
+            help="What to predict: purchase, churn, next-behavior or spend.", rich_help_panel=_MODEL
+        ),
     ] = "purchase",
     horizon: Annotated[
         str | None,
         typer.Option(
-            help="How far ahead purchase and churn look: 30min, 12h, 7d. Default: 7d, for churn 30d.",
+            help="How far ahead purchase, churn and spend look: 30min, 12h, 7d. "
+            "Default: 7d, for churn and spend 30d.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="gru (a network), counts (logistic regression) or majority.", rich_help_panel=_MODEL
+            help="gru (a network), counts, majority, logistic, naive-bayes, svm, linear-svm, knn, tree, "
+            "forest, boosting or lightgbm. For spend: mean, rfm, linear, ridge, lasso, two-part, tweedie, "
+            "gamma, forest, boosting or lightgbm. Default: gru, for spend two-part.",
+            rich_help_panel=_MODEL,
         ),
-    ] = "gru",
+    ] = None,
     cutoffs: Annotated[
         int | None,
         typer.Option(
@@ -266,7 +273,7 @@ def run(
         ),
     ] = 100,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the training examples, at most.", rich_help_panel=_MODEL)
+        int, typer.Option(min=1, help="Passes of gru over the training examples.", rich_help_panel=_MODEL)
     ] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_MODEL)] = 0,
     users: Annotated[

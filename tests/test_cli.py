@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from seqbook.cli import app, copy_chapters
 from seqbook.data.datasets import simulate_shop
 from seqbook.data.events import BEHAVIOR, BUY, TIME, USER
+from seqbook.job import RUN_MODELS
 
 HEADER = "user_id,timestamp,behavior,item_id\n"
 ROW = "u1,2024-01-01 10:00:00,view,i1\n"
@@ -87,7 +89,7 @@ def test_import_is_quick():
 
 def heavy(code):
     """The heavy packages that some code imports."""
-    names = ("tensorflow", "keras", "pandas", "numpy", "matplotlib")
+    names = ("tensorflow", "keras", "pandas", "numpy", "matplotlib", "sklearn", "lightgbm")
     code += f"; import sys; print([n for n in {names} if n in sys.modules])"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -100,7 +102,7 @@ def test_nothing_heavy_is_imported_too_early():
     shown = "from typer.testing import CliRunner; from seqbook.cli import app"
     shown += "; CliRunner().invoke(app, ['run', '--help'])"
     assert heavy(shown) == "[]"
-    assert not {"tensorflow", "keras", "matplotlib"} & set(eval(heavy("import seqbook.job")))
+    assert not {"tensorflow", "keras", "matplotlib", "lightgbm"} & set(eval(heavy("import seqbook.job")))
 
 
 # ---- run
@@ -119,6 +121,31 @@ def test_run_tells_its_stages(path, tmp_path):
     ):
         assert words in result.stdout
     assert "Traceback" not in result.output
+
+
+def test_help_names_every_model():
+    shown = call("run", "--help").stdout
+    words = set(re.findall(r"[a-z]+(?:-[a-z]+)*", shown.replace("│", " ")))
+    assert {name for names in RUN_MODELS.values() for name in names} <= words
+
+
+def test_spend_by_features_and_predict(path, tmp_path):
+    out = ("--out", tmp_path / "r")
+    result = call("run", path, "--task", "spend", "--model", "ridge", "--horizon", "14d", *out)
+    assert result.exit_code == 0, result.output
+    assert (
+        "Normalised Gini" in result.stdout and "above 0" in result.stdout and "Warning" not in result.output
+    )
+    result = call("predict", tmp_path / "r", path, "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0 and "Warning" not in result.output
+    assert list(pd.read_csv(tmp_path / "s.csv")) == ["user_id", "cutoff", "predicted"]
+
+
+def test_spend_without_prices(log, tmp_path):
+    log.drop(columns="price").to_csv(tmp_path / "log.csv", index=False)
+    out = ("--out", tmp_path / "r")
+    options = ("--task", "spend", "--horizon", "14d", *out)
+    assert "column 'price' is missing" in mistake("run", tmp_path / "log.csv", *options)
 
 
 def test_quiet_prints_nothing(path, tmp_path):
@@ -280,6 +307,8 @@ def test_bad_options(path, tmp_path):
     out = ("--out", tmp_path / "r")
     assert "choose one of purchase" in mistake("run", path, "--task", "fly", *out)
     assert "choose one of gru" in mistake("run", path, "--model", "oracle", *out)
+    assert "choose one of mean, rfm" in mistake("run", path, "--task", "spend", "--model", "gru", *out)
+    assert "purchase has no model 'mean'" in mistake("run", path, "--model", "mean", *out)
     assert "choose one of" in mistake("run", path, "--dataset", "mine", *out)
     assert "theirs=ours" in mistake("run", path, "--columns", "user_id", *out)
     assert "no such file" in mistake("run", tmp_path / "nothing.csv", *out)

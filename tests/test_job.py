@@ -11,11 +11,21 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from scipy.stats import spearmanr
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    mean_absolute_error,
+    roc_auc_score,
+    root_mean_squared_error,
+)
+from sklearn.pipeline import make_pipeline
 
 import seqbook.job as job
 from seqbook.data.datasets import simulate_shop
 from seqbook.data.events import BEHAVIOR, BUY, ITEM, TIME, USER, LogError
+from seqbook.data.features import FeatureBuilder
+from seqbook.data.selection import FeatureSelector
 from seqbook.data.sequences import SequenceEncoder
 from seqbook.job import RunConfig, predict_job, run_job
 
@@ -34,10 +44,39 @@ def done(log, tmp_path_factory):
     return run_job(RunConfig(log, out=tmp_path_factory.mktemp("done") / "r", **SMALL))
 
 
+@pytest.fixture
+def unexplained(monkeypatch):
+    """No plots and made-up importances, where they are not what is tested."""
+
+    def importances(model, examples, seed):
+        names = model[:-1].get_feature_names_out()[:2]
+        return pd.DataFrame({"feature": names, "importance": [0.2, 0.1], "low": 0.0, "high": 0.3})
+
+    monkeypatch.setattr(job, "_importances", importances)
+    monkeypatch.setattr(job, "_figures", lambda *_: ())
+
+
+@pytest.fixture
+def briefly(unexplained, monkeypatch):
+    """The same, and few features, where it does not matter which."""
+    kind = job._features
+
+    def features(name):
+        builder = FeatureBuilder(families=("frequency",), windows=("7d", None))
+        if kind(name) == "features":
+            return builder
+        return make_pipeline(builder, FeatureSelector(k=10)).set_output(transform="pandas")
+
+    monkeypatch.setattr(job, "_features", features)
+
+
 def same_results(one, other):
     """Assert that two jobs came to the same result, number for number."""
     pd.testing.assert_frame_equal(one.comparison, other.comparison)
     pd.testing.assert_frame_equal(one.predictions, other.predictions)
+    assert (one.importances is None) == (other.importances is None)
+    if one.importances is not None:
+        pd.testing.assert_frame_equal(one.importances, other.importances)
     assert one.thresholds == other.thresholds and one.cleaning.to_dict() == other.cleaning.to_dict()
 
 
@@ -248,7 +287,7 @@ def test_sigkill_during_training(log, tmp_path):
 
 
 def test_a_finished_job_is_shown_again_without_being_done_again(log, done, monkeypatch):
-    for stage in ("clean_events", "compare_models", "_save_model"):
+    for stage in ("clean_events", "compare_models", "_save_models"):
         monkeypatch.setattr(job, stage, None)
     same_results(run_job(done.config, resume=True), done)
 
@@ -388,6 +427,8 @@ def test_wrong_options_are_refused_before_anything_is_written(tmp_path):
     for options in (
         dict(task="fly"),
         dict(model="oracle"),
+        dict(task="spend", model="gru"),
+        dict(task="churn", model="mean"),
         dict(dataset="mine", log="x"),
         dict(dataset="rees46"),
         dict(horizon="soon"),
@@ -452,6 +493,175 @@ def test_predict_of_the_next_behavior_asks_the_sessions_in_progress(log, tmp_pat
     assert np.allclose(each.sum(axis=1), 1) and np.allclose(each.max(axis=1), scores["probability"])
 
 
+# ---- classical models
+
+
+@pytest.fixture(scope="module")
+def few(log):
+    """A log of fewer shoppers, whom a model reads in a moment."""
+    return log[log[USER] <= 450]
+
+
+@pytest.fixture(scope="module")
+def explained(few, tmp_path_factory):
+    """A job with features and their importances in full."""
+    return run_job(RunConfig(few, model="logistic", out=tmp_path_factory.mktemp("e") / "r", resamples=100))
+
+
+@pytest.mark.parametrize("model", job.RUN_MODELS["purchase"][3:])
+def test_every_classifier_from_log_to_prediction(few, tmp_path, briefly, model):
+    result = run_job(RunConfig(few, model=model, horizon="14d", out=tmp_path / "r", resamples=100))
+    table, auc = (
+        result.predictions,
+        result.comparison.query("metric == 'roc_auc'").set_index("model")["value"],
+    )
+    assert list(result.models) == ["majority", "counts", model] and auc[model] > 0.55
+    assert np.array_equal(table["predicted"], table["probability"] >= result.thresholds[model])
+    last = table[table["cutoff"] == table["cutoff"].max()].drop(columns="label").reset_index(drop=True)
+    scores = predict_job(tmp_path / "r", few, at=last["cutoff"][0])
+    pd.testing.assert_frame_equal(scores, last, check_dtype=False)
+
+
+@pytest.mark.parametrize("model", job.RUN_MODELS["spend"])
+def test_every_regressor_from_log_to_prediction(few, tmp_path, briefly, model):
+    result = run_job(
+        RunConfig(few, task="spend", model=model, horizon="14d", out=tmp_path / "r", resamples=100)
+    )
+    table = result.predictions
+    assert list(table) == ["user_id", "cutoff", "label", "predicted"] and result.thresholds == {}
+    assert (
+        set(result.models) == {"mean", "rfm", model} and not (tmp_path / "r" / "model" / "encoder").exists()
+    )
+    last = table[table["cutoff"] == table["cutoff"].max()].drop(columns="label").reset_index(drop=True)
+    scores = predict_job(tmp_path / "r", few, tmp_path / "s.csv", at=last["cutoff"][0])
+    pd.testing.assert_frame_equal(scores, last, check_dtype=False)
+    assert (tmp_path / "s.csv").read_text().startswith("user_id,cutoff,predicted\n")
+
+
+def test_the_next_behavior_by_features(few, tmp_path, briefly):
+    options = dict(task="next-behavior", model="naive-bayes", resamples=100)
+    result = run_job(RunConfig(few, out=tmp_path / "r", **options))
+    loss = result.comparison.query("metric == 'roc_auc'").set_index("model")["value"]
+    assert loss["naive-bayes"] > 0.55
+    scores = predict_job(tmp_path / "r", few)
+    assert np.allclose(scores.filter(like="p_").sum(axis=1), 1)
+
+
+def test_a_task_without_a_model_gets_its_own(few, tmp_path, briefly):
+    assert (
+        run_job(RunConfig(few, task="spend", horizon="14d", out=tmp_path / "r", resamples=100)).config.model
+        == "two-part"
+    )
+
+
+@pytest.fixture(scope="module")
+def spent(few, tmp_path_factory):
+    """A job that predicts amounts, with its report in full."""
+    out = tmp_path_factory.mktemp("s") / "r"
+    return run_job(RunConfig(few, task="spend", model="ridge", horizon="14d", out=out, resamples=100))
+
+
+def test_spend_is_the_money_after_the_cutoff(few, spent):
+    row = spent.predictions.loc[spent.predictions["label"].idxmax()]
+    paid = few[(few[USER] == row[USER]) & (few[BEHAVIOR] == BUY) & (few[TIME] >= row["cutoff"])]
+    paid = paid[paid[TIME] < row["cutoff"] + pd.Timedelta(14, "D")]
+    assert row["label"] == pytest.approx((paid["price"] * paid["quantity"]).sum())
+
+
+def test_the_metrics_of_spend_agree_with_scikit_learn_and_scipy(spent):
+    found = spent.comparison.query("model == 'ridge'").set_index("metric")["value"]
+    y, said = spent.predictions["label"], spent.predictions["predicted"]
+    assert found["mae"] == pytest.approx(mean_absolute_error(y, said))
+    assert found["rmse"] == pytest.approx(root_mean_squared_error(y, said))
+    assert found["spearman"] == pytest.approx(spearmanr(y, said).statistic)
+    assert found["bias"] == pytest.approx(said.sum() / y.sum() - 1)
+
+
+def test_the_report_of_spend(spent):
+    page = spent.report.read_text(encoding="utf-8")
+    assert "How much will they spend within 14d?" in page and "decision threshold" not in page
+    for title in ("Gains", "Deciles", "Importances", "The parts", "label above 0"):
+        assert f">{title}<" in page
+    verdict = spent.comparison.set_index(["model", "metric"])["verdict"]
+    assert verdict["rfm", "mae"] == "" != verdict["ridge", "mae"]  # compared with rfm
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [("purchase", "knn"), ("spend", "two-part")],
+)
+def test_a_changed_test_part_leaves_the_saved_model_as_it_is(few, tmp_path, unexplained, task, model):
+    options = dict(task=task, model=model, horizon="14d", resamples=100)
+    one = run_job(RunConfig(few, out=tmp_path / "a", **options))
+    test = one.predictions["cutoff"].min()
+    other = few.copy()
+    late = other[TIME] >= test
+    other.loc[late, BEHAVIOR] = np.where(other.loc[late, BEHAVIOR] == BUY, "view", BUY)
+    other.loc[late, "price"] = 1000.0
+    two = run_job(RunConfig(other, out=tmp_path / "b", **options))
+    assert not one.predictions["label"].equals(two.predictions["label"]) and one.thresholds == two.thresholds
+    first = one.predictions["cutoff"] == test  # whose history is before the change
+    answer = "predicted" if task == "spend" else "probability"
+    assert np.array_equal(one.predictions.loc[first, answer], two.predictions.loc[first, answer])
+    scores = [predict_job(tmp_path / name, few, at=test) for name in "ab"]
+    pd.testing.assert_frame_equal(*scores)
+
+
+def test_a_classical_job_goes_on_after_a_kill_at_every_rename(few, tmp_path, briefly, monkeypatch):
+    options = dict(task="spend", model="lightgbm", horizon="14d", resamples=100)
+    whole = run_job(RunConfig(few, out=tmp_path / "whole", **options))
+    rename, fits = os.replace, []
+    fit = job._estimators
+    monkeypatch.setattr(job, "_estimators", lambda *a: fits.append(a) or fit(*a))
+    for name in ("model", "predictions.parquet", "metrics.json", "importances.csv", "report.html"):
+
+        def dying(source, target, name=name):
+            if os.path.basename(target) == name:
+                raise Killed
+            return rename(source, target)
+
+        monkeypatch.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            run_job(RunConfig(few, out=tmp_path / "r", resume=True, **options))
+    monkeypatch.setattr(os, "replace", rename)
+    same_results(run_job(RunConfig(few, out=tmp_path / "r", resume=True, **options)), whole)
+    assert len(fits) == 2, "fitted again after the kill while the model was saved, and never since"
+
+
+def test_a_finished_classical_job_is_shown_again(explained, monkeypatch):
+    for stage in ("clean_events", "compare_models", "_save_models", "_importances"):
+        monkeypatch.setattr(job, stage, None)
+    same_results(run_job(explained.config, resume=True), explained)
+
+
+def test_events_are_encoded_only_for_models_that_read_them(few, tmp_path, briefly, monkeypatch):
+    monkeypatch.setattr(job, "SequenceEncoder", None)
+    run_job(RunConfig(few, task="spend", model="ridge", horizon="14d", out=tmp_path / "r", resamples=100))
+    predict_job(tmp_path / "r", few)
+
+
+def test_spend_needs_prices_and_spenders(few, tmp_path):
+    for change, says in (
+        (lambda log: log.drop(columns="price"), "column 'price' is missing"),
+        (lambda log: log.assign(price=np.nan), "purchases have no price"),
+        (lambda log: log.assign(price=0.0), "is 0 for all"),
+        (lambda log: log[log[BEHAVIOR] != BUY], "no 'buy' event"),
+    ):
+        with pytest.raises(LogError, match=says):
+            run_job(
+                RunConfig(change(few), task="spend", horizon="14d", out=tmp_path / says[:9], resamples=100)
+            )
+
+
+def test_too_few_spenders_give_a_report_but_no_number(few, tmp_path, briefly):
+    config = RunConfig(
+        few[few[USER] <= 90], task="spend", model="ridge", horizon="14d", out=tmp_path / "r", resamples=100
+    )
+    result = run_job(config)
+    assert result.comparison["value"].isna().all() and "too few users have an amount" in result.notes[-1]
+    assert "too small to score" in result.report.read_text(encoding="utf-8") and len(result.predictions)
+
+
 # ---- real logs, each in its published form
 
 REAL = {
@@ -481,3 +691,18 @@ def test_a_real_log_too_one_sided_for_its_horizon_says_so(real_data, tmp_path):
     log = str(real_data("rees46_2019oct_head.csv.gz"))
     with pytest.raises(LogError, match="no positive label"):
         run_job(RunConfig(log, dataset="rees46", horizon="30min", out=tmp_path / "r", **SMALL))
+
+
+SPENT = {
+    "cdnow": ("CDNOW_sample.txt.gz", "90d"),
+    "online_retail": ("online_retail.csv.gz", "60d"),
+}
+
+
+@pytest.mark.parametrize("name", SPENT)
+def test_spend_in_real_logs(real_data, tmp_path, briefly, name):
+    file, horizon = SPENT[name]
+    config = RunConfig(str(real_data(file)), dataset=name, task="spend", horizon=horizon, model="two-part")
+    result = run_job(config, out=tmp_path / "r", resamples=100)
+    found = result.comparison.set_index(["model", "metric"])["value"]
+    assert found["two-part", "gini"] > 0.3 and found["two-part", "mae"] < found["mean", "mae"]

@@ -9,21 +9,27 @@ import pytest
 import sklearn.metrics as skm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from seqbook.evaluation.metrics import (
     LOWER_IS_BETTER,
     METRICS,
+    REGRESSION_METRICS,
     EvaluationError,
+    amount_bins,
     bootstrap_metrics,
     check_predictions,
     choose_threshold,
     class_metrics,
     classification_metrics,
     compare_models,
+    compare_regressions,
     confusion_table,
     expected_calibration_error,
+    regression_metrics,
     reliability_bins,
     threshold_table,
+    too_few_amounts,
     too_small,
     wilson_interval,
 )
@@ -318,7 +324,7 @@ def test_verdicts_know_which_way_is_better():
     bad = np.random.default_rng(0).permutation(p)
     table = compare_models({"true": p, "bad": bad, "same": p}, y, baseline="true", n_resamples=200)
     told = table.set_index(["model", "metric"])["verdict"]
-    assert set(LOWER_IS_BETTER) < set(METRICS)
+    assert set(LOWER_IS_BETTER) < {*METRICS, *REGRESSION_METRICS}
     assert (told["bad"][["roc_auc", "average_precision", "brier", "log_loss"]] == "worse").all()
     assert (told["same"] == "not clear").all() and (told["true"] == "").all()
     turned = compare_models({"true": p, "bad": bad}, y, baseline="bad", n_resamples=200)
@@ -474,5 +480,215 @@ def test_a_thousand_resamples_of_fifty_thousand_take_seconds():
     y, p = shoppers(50_000, base=-3)
     start = time.process_time()
     table = bootstrap_metrics(y, p)
+    assert table["low"].notna().all()
+    assert time.process_time() - start < 15
+
+
+# -- amounts
+
+
+def spenders(n, seed=0, share=0.3):
+    """Money of shoppers, most of whom spend nothing, and a noisy forecast of it."""
+    rng = np.random.default_rng(seed)
+    y = rng.gamma(1, 30, size=n).round() * (rng.random(n) < share)
+    return y, (0.5 * y + rng.gamma(1, 10, size=n)).round()
+
+
+def gini_by_pairs(y, predicted):
+    """The same from all pairs: which of the two has more, and who stands above; a tie counts 0."""
+    gaps = (y[:, None] - y[None, :]) / 2
+    return (gaps * np.sign(predicted[:, None] - predicted[None, :])).sum() / np.abs(gaps).sum()
+
+
+@st.composite
+def amounts(draw):
+    """Amounts and predictions with many ties, and how often each example stands there."""
+    n, seed = draw(st.integers(4, 60)), draw(st.integers(0, 2**32 - 1))
+    rng, levels = np.random.default_rng(seed), draw(st.sampled_from([3, 10, 10_000]))
+    y = rng.integers(levels, size=n) * rng.integers(2, size=n) / 1.0
+    y[:2] = 1, levels
+    return y, np.r_[0, 1, rng.integers(levels, size=n - 2)] - 0.5, rng.integers(1, 4, size=n)
+
+
+@settings(max_examples=100, deadline=None)
+@given(amounts())
+def test_amounts_agree_with_scikit_learn_and_scipy(example):
+    y, predicted, counts = example
+    found = regression_metrics(y, predicted, sample_weight=counts, min_count=0)
+    long, said = np.repeat(y, counts), np.repeat(predicted, counts)
+    assert found["mae"] == pytest.approx(
+        skm.mean_absolute_error(y, predicted, sample_weight=counts), abs=1e-9
+    )
+    rmse = skm.root_mean_squared_error(y, predicted, sample_weight=counts)
+    assert found["rmse"] == pytest.approx(rmse, rel=1e-12)
+    assert found["spearman"] == pytest.approx(spearmanr(long, said).statistic, abs=1e-10)
+    assert found["gini"] == pytest.approx(gini_by_pairs(long, said), abs=1e-10)
+    assert found["wape"] == pytest.approx(np.abs(said - long).sum() / long.sum())
+    assert found["bias"] == pytest.approx(said.sum() / long.sum() - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples())
+def test_the_gini_of_zeros_and_ones_is_that_of_the_auc(example):
+    y, proba, _ = example
+    flags = (y == 1) / 1.0
+    area = skm.roc_auc_score(flags, proba[:, 1])
+    assert regression_metrics(flags, proba[:, 1], min_count=0)["gini"] == pytest.approx(
+        2 * area - 1, abs=1e-10
+    )
+
+
+def test_orders_do_not_depend_on_the_scale():
+    y, predicted = spenders(500)
+    one, other = regression_metrics(y, predicted), regression_metrics(y, np.sqrt(predicted) * 7)
+    assert one["gini"] == pytest.approx(other["gini"]) and one["spearman"] == pytest.approx(other["spearman"])
+    best = regression_metrics(y, y)
+    assert best["gini"] == 1 and best["mae"] == 0 and best["bias"] == 0
+
+
+def test_what_cannot_be_computed_of_amounts_has_a_reason():
+    zero = regression_metrics(np.zeros(100), np.arange(100.0), min_count=0)
+    assert np.isnan([zero[name] for name in ("wape", "bias", "spearman", "gini")]).all()
+    assert set(zero.reasons) == {"wape", "bias", "spearman", "gini"} and zero["mae"] == 49.5
+    equal = regression_metrics(np.full(100, 7.0), np.arange(100.0))
+    assert equal.reasons.keys() == {"spearman", "gini"} and not np.isnan(equal["wape"])
+    same = regression_metrics(spenders(500)[0], np.full(500, 0.1 + 0.2))
+    assert same.reasons.keys() == {"spearman"} and "predictions" in same.reasons["spearman"]
+    assert same["gini"] == 0
+    weightless = regression_metrics(*spenders(100), sample_weight=np.zeros(100), min_count=0)
+    assert "weights" in weightless.reasons["mae"] and np.isnan(list(weightless.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "says"),
+    [
+        ([], None, "no example"),
+        ([0.0] * 50, None, "all 50 amounts are 0"),
+        ([0.0] * 500 + [1.0] * 29, None, "too few examples have an amount other than 0: 29,"),
+        ([1.0] * 60, [1, 2] * 30, "too few groups have an amount other than 0: 2,"),
+    ],
+)
+def test_too_few_amounts_say_why(y, groups, says):
+    assert says in too_few_amounts(y, groups)
+    table = compare_regressions({"a": np.zeros(len(y))}, y, groups=groups, n_resamples=100)
+    assert table[["value", "low", "high"]].isna().all(axis=None) and says in table["reason"][0]
+
+
+def test_enough_amounts():
+    assert too_few_amounts([0.0] * 500 + [1.0] * 30) is None
+    assert too_few_amounts([0.0] * 500 + [1.0] * 3, min_count=3) is None
+    assert too_few_amounts([2.0] * 30, np.arange(30)) is None
+
+
+def test_a_comparison_of_amounts_equals_resampling_and_scoring_again():
+    y, predicted = spenders(300)
+    users = np.random.default_rng(1).integers(100, size=300)
+    order = pd.factorize(users)[0]
+    members = [np.flatnonzero(order == g) for g in range(order.max() + 1)]
+    rng, values = np.random.default_rng(5), []
+    for _ in range(150):
+        pick = np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+        scores = [regression_metrics(y[pick], said[pick], min_count=0) for said in (predicted, 2 * predicted)]
+        values.append([list(score.values()) for score in scores])
+    table = compare_regressions(
+        {"a": predicted, "b": 2 * predicted}, y, n_resamples=150, groups=users, seed=5
+    )
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(table["low"], low.ravel(), atol=1e-9)
+    np.testing.assert_allclose(table["high"], high.ravel(), atol=1e-9)
+    gaps = (
+        np.abs(values)[:, 1] - np.abs(values)[:, 0]
+    )  # of the bias the distance from 0; the others are above 0
+    low, high = np.quantile(gaps, [0.025, 0.975], axis=0)
+    other = table[table["model"] == "b"]
+    np.testing.assert_allclose(other["difference_low"], low, atol=1e-9)
+    np.testing.assert_allclose(other["difference_high"], high, atol=1e-9)
+
+
+def test_both_comparisons_have_the_same_columns():
+    y, p = shoppers(500)
+    one = compare_models({"a": p, "b": p}, y, n_resamples=100)
+    other = compare_regressions({"a": p, "b": p}, y, n_resamples=100)
+    assert list(one) == list(other) and (one.dtypes == other.dtypes).all()
+    assert other["metric"].tolist() == [*REGRESSION_METRICS] * 2
+
+
+def test_verdicts_on_amounts():
+    y, predicted = spenders(3000)
+    models = {
+        "base": predicted,
+        "low": predicted - 20,
+        "noise": np.random.default_rng(0).permutation(predicted),
+    }
+    told = compare_regressions(models, y, n_resamples=200).set_index(["model", "metric"])
+    verdict = told["verdict"]
+    assert told.loc[("base", "bias"), "value"] > 0 > told.loc[("low", "bias"), "value"]
+    assert verdict["low", "bias"] == "worse" and verdict["low", "gini"] == "not clear"
+    assert (verdict["noise"][["mae", "rmse", "wape", "spearman", "gini"]] == "worse").all()
+    turned = compare_regressions(models, y, baseline="noise", n_resamples=200).set_index(["model", "metric"])
+    assert (turned["verdict"]["base"][["mae", "rmse", "wape", "spearman", "gini"]] == "better").all()
+
+
+def test_intervals_of_a_mean_error_cover_near_their_level():
+    inside, trials = [], 200
+    for seed in range(trials):
+        y = np.random.default_rng([seed, 3]).gamma(2, 10, size=200)
+        row = compare_regressions({"mean": np.full(200, 20.0)}, y, n_resamples=200, seed=seed).iloc[3]
+        inside.append(row["low"] <= 0 <= row["high"])
+    assert row["metric"] == "bias" and abs(np.mean(inside) - 0.95) <= 3 * np.sqrt(0.95 * 0.05 / trials) + 0.01
+
+
+def test_perfect_amounts_are_doubted():
+    y, _ = spenders(500)
+    table = compare_regressions({"a": y, "zero": 0 * y, "double": 2 * y}, y, n_resamples=100)
+    told = table.set_index(["model", "metric"])["reason"]
+    assert "leak" in told["a", "gini"] and told["a", "mae"] == ""
+    assert told["zero", "wape"] == "" and told["double", "bias"] == ""
+
+
+def test_bins_of_amounts():
+    y, predicted = spenders(1000)
+    table = amount_bins(y, predicted)
+    assert table["n"].sum() == 1000 and table["predicted"].is_monotonic_increasing
+    assert np.average(table["observed"], weights=table["n"]) == pytest.approx(y.mean())
+    rows = np.argsort(predicted, kind="stable")[-table["n"].iloc[-1] :]
+    half = 1.96 * y[rows].std(ddof=1) / np.sqrt(len(rows))
+    assert table["high"].iloc[-1] - table["observed"].iloc[-1] == pytest.approx(half, rel=1e-4)
+    assert amount_bins(y, np.zeros(1000))["n"].tolist() == [1000]
+
+
+@pytest.mark.parametrize(
+    ("y", "predicted", "says"),
+    [
+        ([1, 2], [1, np.nan], "1 of 2 values of the prediction 'model' are missing or infinite, .* row 1"),
+        ([1, np.inf], [1, 2], "values of y are missing or infinite"),
+        ([1, None], [1, 2], "values of y are missing"),
+        ([1, 2], [[1], [2]], "shape .*flat array"),
+        ([1, 2], ["a", "b"], "not numbers"),
+        ([1, 2], [1, 2, 3], "2 amounts but 3 predictions"),
+    ],
+)
+def test_bad_amounts_say_what_to_do(y, predicted, says):
+    for function in (regression_metrics, amount_bins, lambda y, p: compare_regressions({"model": p}, y)):
+        with pytest.raises(EvaluationError, match=says):
+            function(y, predicted)
+
+
+def test_bad_comparisons_of_amounts():
+    y, predicted = spenders(300)
+    with pytest.raises(EvaluationError, match="dict"):
+        compare_regressions(predicted, y)
+    with pytest.raises(EvaluationError, match="not among"):
+        compare_regressions({"a": predicted}, y, baseline="b")
+    with pytest.raises(EvaluationError, match="one value for each"):
+        compare_regressions({"a": predicted}, y, groups=[1])
+    with pytest.raises(EvaluationError, match="not negative"):
+        compare_regressions({"a": predicted}, y, sample_weight=[-1] * 300)
+
+
+def test_a_thousand_resamples_of_amounts_take_seconds():
+    y, predicted = spenders(50_000)
+    start = time.process_time()
+    table = compare_regressions({"a": predicted}, y)
     assert table["low"].notna().all()
     assert time.process_time() - start < 15
