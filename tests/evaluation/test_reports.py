@@ -14,10 +14,13 @@ from markupsafe import Markup
 from seqbook.evaluation import reports
 from seqbook.evaluation.metrics import (
     EvaluationError,
+    amount_bins,
     bootstrap_metrics,
     classification_metrics,
     compare_models,
+    compare_regressions,
     confusion_table,
+    regression_metrics,
 )
 from seqbook.evaluation.reports import (
     ReportExistsError,
@@ -25,7 +28,9 @@ from seqbook.evaluation.reports import (
     funnel_table,
     plot_calibration,
     plot_confusion,
+    plot_deciles,
     plot_funnel,
+    plot_gains,
     plot_metrics,
     plot_precision_recall,
     plot_roc,
@@ -295,3 +300,70 @@ def test_funnel_does_not_depend_on_the_order_of_rows():
 def test_environment():
     facts = run_environment(("numpy", "no-such-package"))
     assert facts["versions"] == {"numpy": np.__version__} and "cores" in facts["machine"]
+
+
+# -- amounts
+
+
+@pytest.fixture(scope="module")
+def money():
+    rng = np.random.default_rng(0)
+    y = rng.gamma(1, 400, size=2000) * (rng.random(2000) < 0.3)
+    models = {"mean": np.full(2000, y.mean()), "model": 0.5 * y + rng.gamma(1, 100, size=2000)}
+    return models, y, compare_regressions(models, y, n_resamples=100)
+
+
+def test_gains_say_what_the_metrics_say(money):
+    models, y, _ = money
+    ax = plot_gains(models, y)
+    assert f"model: {regression_metrics(y, models['model'])['gini']:.3f}" in legend(ax)
+    first = y[np.argsort(-models["model"])[:200]].sum() / y.sum()
+    assert f"The first 10% of the list of model hold {first:.0%} of the amount" == ax.get_title("left")
+    flat, curve = ax.get_lines()[:2]
+    assert len(flat.get_xdata()) == 2, "equal predictions are one step"
+    assert len(curve.get_xdata()) == 2001 and curve.get_ydata()[-1] == pytest.approx(1)
+
+
+def test_the_area_of_the_gains_is_the_gini(money):
+    models, y, _ = money
+    drawn = plot_gains(models, y).get_lines()
+    gain = [np.trapezoid(line.get_ydata() - line.get_xdata(), line.get_xdata()) for line in drawn[1:3]]
+    assert gain[0] / gain[1] == pytest.approx(regression_metrics(y, models["model"])["gini"], abs=1e-9)
+
+
+def test_gains_of_nothing_are_refused(money):
+    with pytest.raises(EvaluationError, match="nothing to gain"):
+        plot_gains(money[0], np.zeros(2000))
+
+
+def test_deciles_are_the_bins_of_amounts(money):
+    models, y, _ = money
+    ax = plot_deciles(models, y)
+    table = amount_bins(y, models["model"])
+    line = next(line for line in ax.get_lines() if len(line.get_xdata()) == 10)
+    np.testing.assert_allclose(line.get_ydata().astype(float), table["observed"])
+    np.testing.assert_allclose(line.get_xdata().astype(float), table["predicted"])
+    low, high = ax.get_xlim()
+    assert low <= table["predicted"].min() and table["high"].max() <= high
+
+
+def test_deciles_show_predictions_below_zero(money):
+    ax = plot_deciles(money[0]["model"] - 50, money[1])
+    assert ax.get_xlim()[0] < -40 and ax.get_xlim() == ax.get_ylim()
+
+
+def test_a_report_of_amounts(money):
+    text = report_html("Money", {}, money[2], [("Dots", "", plot_metrics(money[2]))])
+    row = money[2].set_index(["model", "metric"]).loc[("model", "mae")]
+    assert f"<b>{row['value']:.1f}</b>" in text, "fewer decimals where the number is large"
+    assert "against mean" in text and "Normalised Gini" in text and "ROC AUC" not in text
+    assert "the difference is that of the distances from 0" in text
+    assert "mean, Rank correlation: the predictions are all equal" in text
+    Page(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.12345, "0.123"), (12.345, "12.35"), (-987.65, "-987.6"), (12345.6, "12,346")]
+)
+def test_numbers_have_about_four_figures(value, shown):
+    assert reports._number(value) == shown
