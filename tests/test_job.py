@@ -599,10 +599,12 @@ def test_a_changed_test_part_leaves_the_saved_model_as_it_is(few, tmp_path, unex
     other.loc[late, BEHAVIOR] = np.where(other.loc[late, BEHAVIOR] == BUY, "view", BUY)
     other.loc[late, "price"] = 1000.0
     two = run_job(RunConfig(other, out=tmp_path / "b", **options))
-    assert not one.predictions["label"].equals(two.predictions["label"]) and one.thresholds == two.thresholds
+    assert not one.predictions["label"].equals(two.predictions["label"])
+    assert one.thresholds == pytest.approx(two.thresholds)
     first = one.predictions["cutoff"] == test  # whose history is before the change
     answer = "predicted" if task == "spend" else "probability"
-    assert np.array_equal(one.predictions.loc[first, answer], two.predictions.loc[first, answer])
+    # sums of a database repeat up to the last digits
+    assert np.allclose(one.predictions.loc[first, answer], two.predictions.loc[first, answer], rtol=1e-9)
     scores = [predict_job(tmp_path / name, few, at=test) for name in "ab"]
     pd.testing.assert_frame_equal(*scores)
 
