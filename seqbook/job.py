@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
 
 import seqbook
 from .data.datasets import LOADERS, simulate_shop
@@ -737,7 +736,7 @@ def _explain(folder, config, parts, models):
     if config.model in (*_ENCODED, "majority", "mean") or len(np.unique(drawn.label)) < 2:
         return None
     if not folder.done("explain"):
-        table = _importances(models[config.model], drawn, config.seed)
+        table = feature_importances(models[config.model], drawn, seed=config.seed)
         _at_once(folder / "importances.csv", lambda draft: table.to_csv(draft, index=False))
         folder.finish("explain", "importances.csv")
     return pd.read_csv(folder / "importances.csv")
@@ -750,21 +749,6 @@ def _drawn(examples, most, seed):
         rare = examples.label[rows] == pd.Series(examples.label).value_counts().index[-1]
         rows = np.r_[rows[rare][: most // 2], rows[~rare]]
     return examples[np.sort(rows[:most])]
-
-# %% ../nbs/job.ipynb #f66c59af
-def _importances(model, examples, seed):
-    "Shuffles the columns that the last step reads: so they are prepared once, and not once for each."
-    read, names = model[:-1].transform(examples), model[:-1].get_feature_names_out()
-    plain = [name.removeprefix("missingindicator_") for name in names]
-    names = [p if p == name else f"{p} is missing" for p, name in zip(plain, names, strict=True)]
-    read = read if isinstance(read, pd.DataFrame) else pd.DataFrame(read, columns=names)
-    with (
-        warnings.catch_warnings(),
-        threadpool_limits(1),
-    ):  # for answers this small threads cost more than they save
-        warnings.simplefilter("ignore", UserWarning)  # the last step learned from columns without names
-        table = feature_importances(model[-1:], read, examples.label, seed=seed)
-    return table.assign(feature=table["feature"].map(dict(zip(read, names, strict=True))))
 
 # %% ../nbs/job.ipynb #97809524
 def _figures(config, events, parts, models, answers, importances):
@@ -877,8 +861,7 @@ def _tables(cleaning, parts, importances):
         from seqbook.data.features import describe_features
 
         top = importances.head(20)
-        named = top["feature"].str.removesuffix(" is missing")
-        meaning = describe_features(named.tolist())[["description", "unit"]]
+        meaning = describe_features(top["feature"].tolist())[["description", "unit"]]
         yield "Importances", top.join(meaning)
     yield "Cleaning", _cleaning_table(cleaning)
 

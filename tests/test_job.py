@@ -49,10 +49,10 @@ def unexplained(monkeypatch):
     """No plots and made-up importances, where they are not what is tested."""
 
     def importances(model, examples, seed):
-        names = model[:-1].get_feature_names_out()[:2]
+        names = model[0].get_feature_names_out()[:2]
         return pd.DataFrame({"feature": names, "importance": [0.2, 0.1], "low": 0.0, "high": 0.3})
 
-    monkeypatch.setattr(job, "_importances", importances)
+    monkeypatch.setattr(job, "feature_importances", importances)
     monkeypatch.setattr(job, "_figures", lambda *_: ())
 
 
@@ -631,7 +631,7 @@ def test_a_classical_job_goes_on_after_a_kill_at_every_rename(few, tmp_path, bri
 
 
 def test_a_finished_classical_job_is_shown_again(explained, monkeypatch):
-    for stage in ("clean_events", "compare_models", "_save_models", "_importances"):
+    for stage in ("clean_events", "compare_models", "_save_models", "feature_importances"):
         monkeypatch.setattr(job, stage, None)
     same_results(run_job(explained.config, resume=True), explained)
 

@@ -416,6 +416,27 @@ def _read(self: Preparation, table):
     texts = {name: _texts(table[name]) for name in self.columns_ if name not in numbers}
     return pd.DataFrame(values, columns=numbers, index=table.index).assign(**texts)
 
+# %% ../../nbs/models/01_classical.ipynb #c6786a18
+@patch
+def _sources(self: Preparation) -> tuple[list, np.ndarray]:
+    "The columns of the table, and for each that the model reads the number of the one it is made from."
+    if isinstance(self.columns_, int):
+        return list(range(self.columns_)), np.arange(self.columns_)
+    is_number = np.array(list(self.columns_.values()), bool)
+    parts, steps = [np.flatnonzero(is_number), np.flatnonzero(~is_number)], self.steps_.named_transformers_
+    if len(parts[0]) and self.kind == "scaled":
+        flagged = steps["numbers"][0].indicator_.features_
+        parts[0] = np.concatenate([parts[0], parts[0][flagged]])
+    if len(parts[1]) and self.kind in ("scaled", "counts"):
+        parts[1] = np.repeat(parts[1], _widths(steps["categories"]))
+    return list(self.columns_), np.concatenate(parts)
+
+
+def _widths(encoder: OneHotEncoder) -> list:
+    "How many columns each category gets: the rare ones share one."
+    rare = [0 if some is None else len(some) - 1 for some in encoder.infrequent_categories_]
+    return [len(every) - less for every, less in zip(encoder.categories_, rare, strict=True)]
+
 # %% ../../nbs/models/01_classical.ipynb #82010ff3
 def _scores(model, X) -> np.ndarray:  # (n, 1) for two classes, else (n, classes)
     "What a classifier says before it is a probability: its decision function, or its logarithms."
@@ -936,24 +957,43 @@ def _skill(model, X, y) -> float:
     return -log_loss(y, proba, labels=model.classes_)
 
 
-def _table_and_rest(model, X):
-    "The table behind the transformer of examples, the names of its columns, and the model that reads it."
-    if not (isinstance(model, Pipeline) and model.steps[0][0] == "inputs"):
-        table = _as_table(X)
-        return table, list(table) if hasattr(table, "columns") else np.arange(table.shape[1]), model
-    table = model[0].transform(X)
-    names = list(model[0].get_feature_names_out())
-    return _as_table(table), names, model[1:]
+def _is_step(model, name) -> bool:
+    "Whether a model is a pipeline that begins with a step of this name."
+    return isinstance(model, Pipeline) and model.steps[0][0] == name and model.steps[0][1] != "passthrough"
+
+# %% ../../nbs/models/01_classical.ipynb #0c94d919
+def _prepared(model, X):
+    "What the last step of a model reads, the names of the features behind it, their columns, and this step."
+    table, names = X, None
+    if _is_step(model, "inputs"):
+        table, names, model = model[0].transform(X), list(model[0].get_feature_names_out()), model[1:]
+    table = _as_table(table)
+    if _is_step(model, "prepare"):
+        found, sources = model[0]._sources()
+        table, model = model[0].transform(table), model[1:]
+    else:
+        found = list(table) if hasattr(table, "columns") else list(range(table.shape[1]))
+        sources = np.arange(table.shape[1])
+    groups = [np.flatnonzero(sources == i) for i in range(len(found))]
+    return table, names if isinstance(found[0], int) and names else found, groups, model
 
 # %% ../../nbs/models/01_classical.ipynb #ec1862ec
-def _permuted(table, column: int, order):
-    "The table with one column in another order."
+def _pick(table, rows):
+    "Some rows of a table of any kind."
+    return table.iloc[rows] if hasattr(table, "iloc") else table[rows]
+
+
+def _permuted(table, columns, order):
+    "The table with some columns in another order."
     if sparse.issparse(table):
-        columns = table.tocsc()
-        parts = [columns[:, :column], columns[:, [column]][order], columns[:, column + 1 :]]
-        return sparse.hstack(parts, format="csr")
-    changed = table.copy(deep=False)
-    changed.isetitem(column, table.iloc[order, column].to_numpy())
+        moved = np.isin(np.arange(table.shape[1]), columns).astype("float64")
+        return table @ sparse.diags_array(1 - moved) + table[order] @ sparse.diags_array(moved)
+    changed = table.copy()
+    if isinstance(table, np.ndarray):
+        changed[:, columns] = table[np.ix_(order, columns)]
+        return changed
+    for column in columns:
+        changed.isetitem(column, table.iloc[order, column].array)
     return changed
 
 
@@ -971,33 +1011,30 @@ def feature_importances(
     y=None,  # their labels; default: those of the examples
     n_repeats: int = 5,
     seed: int = 0,
-    scoring=None,  # a scikit-learn scorer's name, or a function of (model, X, y); None: AUC, -log loss, -RMSE
+    scoring=None,  # a scikit-learn scorer's name, or a function of (last step, its input, y);
+    # default: AUC, for more classes minus the log loss, for amounts minus the RMSE
 ) -> pd.DataFrame:  # columns feature, importance, low, high; most important first
     """How much worse the score gets when a column is shuffled (permutation importance, Breiman 2001).
 
     Each repeat draws rows anew (at most 2,000); `low` and `high` hold 95 % of such repeats, by a
     t-distribution. The columns of the table behind a transformer of examples are shuffled, not the examples.
     Columns that say the same share their importance. LogError where the labels are of one class."""
-    table, names, rest = _table_and_rest(model, X)
+    table, names, groups, last = _prepared(model, X)
     y = np.asarray(X.label if y is None else y)
     score = get_scorer(scoring) if isinstance(scoring, str) else scoring or _skill
     classes = check_labels(table, y)[0] if is_classifier(model) else None
     losses = []
-    for rng in (np.random.default_rng([seed, repeat]) for repeat in range(n_repeats)):
-        rows = _draw(rng, y, classes)
-        losses.append(
-            _losses(rest, table[rows] if sparse.issparse(table) else table.iloc[rows], y[rows], score, rng)
-        )
+    with threadpool_limits(1):  # for answers this small threads cost more than they save
+        for rng in (np.random.default_rng([seed, repeat]) for repeat in range(n_repeats)):
+            rows = _draw(rng, y, classes)
+            losses.append(_losses(last, _pick(table, rows), groups, y[rows], score, rng))
     return _importance_table(names, np.array(losses))
 
 # %% ../../nbs/models/01_classical.ipynb #6fa0b788
-def _losses(model, table, y, score, rng) -> list:
-    "What the score loses when each column is shuffled once."
+def _losses(model, table, groups, y, score, rng) -> list:
+    "What the score loses when each feature, a group of columns, is shuffled once."
     full = score(model, table, y)
-    return [
-        full - score(model, _permuted(table, column, rng.permutation(len(y))), y)
-        for column in range(table.shape[1])
-    ]
+    return [full - score(model, _permuted(table, group, rng.permutation(len(y))), y) for group in groups]
 
 
 def _importance_table(names, losses: np.ndarray) -> pd.DataFrame:  # losses: (repeats, columns)
@@ -1024,9 +1061,16 @@ def plot_importances(
         top["feature"].astype(str), top["importance"], color="#0072B2", xerr=gaps, ecolor="black", capsize=2
     )
     ax.axvline(0, color="black", linewidth=0.8)
-    title = f"Without {table['feature'].iloc[0]} the model would lose most"
-    ax.set(xlabel="loss of the score when the feature is shuffled", title=title)
+    ax.set(xlabel="loss of the score when the feature is shuffled", title=_sure(table))
     return ax
+
+
+def _sure(table) -> str:
+    "What the intervals say, and no more."
+    sure = table["feature"][table["low"] > 0]
+    if len(sure) == 1:
+        return f"Only the interval of {sure.iloc[0]} is above 0"
+    return f"The intervals of {len(sure) or 'none'} of {len(table)} features are above 0"
 
 # %% ../../nbs/models/01_classical.ipynb #9a28fc03
 def _float(low, high):
@@ -1112,8 +1156,7 @@ def _prepared_folds(X, y, cv, inputs):
     for train, test in cv.split(X) if hasattr(cv, "split") else cv:
         if inputs is None:
             table = _as_table(X)
-            pick = table.__getitem__ if sparse.issparse(table) else table.iloc.__getitem__
-            yield pick(train), pick(test), y[train], y[test], None
+            yield _pick(table, train), _pick(table, test), y[train], y[test], None
         else:
             transformer = clone(_transformer(inputs))
             table = transformer.fit_transform(X[train], y[train])

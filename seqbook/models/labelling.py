@@ -12,6 +12,7 @@ __all__ = ['SECONDS', 'EVENT_FEATURES', 'Posterior', 'forward_backward', 'best_p
 import os
 import re
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -42,11 +43,13 @@ class _Packed:
     last: np.ndarray  # the places of the last events
 
     @property
-    def spans(self) -> list:  # the first and the last place (exclusive) of each position
+    def spans(self) -> list:
+        "The first and the last place (exclusive) of each position."
         return list(zip(self.edges[:-1], self.edges[1:], strict=True))
 
     @property
-    def firsts(self) -> int:  # how many first events there are; they have the first places
+    def firsts(self) -> int:
+        "How many first events there are; they have the first places."
         return len(self.last)
 
 # %% ../../nbs/models/02_labelling.ipynb #f3840d8c
@@ -103,7 +106,7 @@ def _scaled(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     top = np.where(np.isfinite(top), top, 0.0)
     return np.exp(log_weights - top[..., None]), top
 
-
+# %% ../../nbs/models/02_labelling.ipynb #2dff5645
 def _smooth(packed: _Packed, start, step, weight):
     "(alpha, scale, posterior, expected pairs), all in the packed order."
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -127,7 +130,7 @@ def _check_chain(log_start, log_step, log_events, lengths):
         )
     return start, step, events
 
-
+# %% ../../nbs/models/02_labelling.ipynb #8051124f
 def _unpacked(packed: _Packed, values: np.ndarray) -> np.ndarray:
     "Values of the events, back in the order of the sequences."
     out = np.empty_like(values)
@@ -500,20 +503,26 @@ class HiddenMarkovModel(BaseEstimator):
         self.n_states, self.fields, self.n_init, self.n_iter = n_states, fields, n_init, n_iter
         self.tol, self.smoothing, self.warm_start, self.seed = tol, smoothing, warm_start, seed
 
-    def _sequences(self, X) -> Sequences:
-        return X if isinstance(X, Sequences) else symbol_sequences(X, self.fields)
+# %% ../../nbs/models/02_labelling.ipynb #53b4cba1
+@patch
+def _sequences(self: HiddenMarkovModel, X) -> Sequences:
+    return X if isinstance(X, Sequences) else symbol_sequences(X, self.fields)
 
-    @property
-    def _names(self) -> list:
-        return [_name_of(field) for field in self.fields]
 
-    @property
-    def _parameters(self) -> _Parameters:
-        check_is_fitted(self, "start_")
-        return _Parameters(self.start_, self.transitions_, self.emissions_)
+@patch(as_prop=True)
+def _names(self: HiddenMarkovModel) -> list:
+    return [_name_of(field) for field in self.fields]
 
-    def _set(self, parameters: _Parameters) -> None:
-        self.start_, self.transitions_, self.emissions_ = parameters
+
+@patch(as_prop=True)
+def _parameters(self: HiddenMarkovModel) -> _Parameters:
+    check_is_fitted(self, "start_")
+    return _Parameters(self.start_, self.transitions_, self.emissions_)
+
+
+@patch
+def _set(self: HiddenMarkovModel, parameters: _Parameters) -> None:
+    self.start_, self.transitions_, self.emissions_ = parameters
 
 # %% ../../nbs/models/02_labelling.ipynb #1119f31e
 @patch
@@ -578,7 +587,7 @@ def _sort(self: HiddenMarkovModel, events: _Events) -> None:
     emissions = {name: table[order] for name, table in self.emissions_.items()}
     self._set(_Parameters(self.start_[order], self.transitions_[np.ix_(order, order)], emissions))
 
-
+# %% ../../nbs/models/02_labelling.ipynb #a56f475d
 def _history(runs) -> pd.DataFrame:
     "The objective after each round of each start."
     parts = [pd.DataFrame({"start": i, "objective": path}) for i, (_, path) in enumerate(runs)]
@@ -614,7 +623,7 @@ def score(self: HiddenMarkovModel, X, y=None) -> float:
     "log P of all sequences together, in nats. For different data compare it by the event."
     return float(self.log_likelihood(X).sum())
 
-
+# %% ../../nbs/models/02_labelling.ipynb #a4295892
 @patch
 def predict_proba(
     self: HiddenMarkovModel,
@@ -629,7 +638,7 @@ def predict_proba(
     _possible(X, found.log_z)
     return found.states if look_ahead else found.filtered
 
-
+# %% ../../nbs/models/02_labelling.ipynb #0d7e758a
 @patch
 def predict(self: HiddenMarkovModel, X) -> np.ndarray:  # (events,)
     "The states of the most probable path of each sequence (Viterbi). LogError for one that is impossible."
@@ -748,27 +757,6 @@ def save(self: HiddenMarkovModel, folder) -> Path:
         },
     )
 
-
-@patch(cls_method=True)
-def load(
-    cls: HiddenMarkovModel,
-    folder,  # that `save` wrote
-    functions=(),  # your own functions among the fields, if there were any
-) -> HiddenMarkovModel:
-    "Read what `save` wrote. LogError for any other folder."
-    saved = read_manifest(folder, "HiddenMarkovModel")
-    with undamaged(Path(folder) / MANIFEST):
-        fields = _with_functions(saved["params"].pop("fields"), saved["functions"], functions)
-        model = cls.from_parameters(
-            saved["start"],
-            saved["transitions"],
-            saved["emissions"],
-            {name: Vocabulary.from_dict(v) for name, v in saved["vocabularies"].items()},
-        )
-        model.set_params(**saved["params"], fields=fields)
-        model.state_names_ = saved["state_names"]
-    return model
-
 # %% ../../nbs/models/02_labelling.ipynb #8a5992ea
 def _own_functions(features) -> list:
     "The names of features that are functions of the user's own."
@@ -783,6 +771,32 @@ def _with_functions(names, own, functions) -> tuple:
             f"the model was made with functions of your own, {lacking}; pass functions=[...] to load"
         )
     return tuple(given[name] if name in own else name for name in names)
+
+# %% ../../nbs/models/02_labelling.ipynb #9d8bc843
+@contextmanager
+def _saved(folder, kind: str, features: str, functions):
+    "What `save` wrote, its features with their functions. LogError for any other folder, and a damaged one."
+    saved = read_manifest(folder, kind)
+    with undamaged(Path(folder) / MANIFEST):
+        names = saved["params"][features]
+        saved["params"][features] = _with_functions(names, saved["functions"], functions)
+        yield saved
+
+# %% ../../nbs/models/02_labelling.ipynb #1825176f
+@patch(cls_method=True)
+def load(
+    cls: HiddenMarkovModel,
+    folder,  # that `save` wrote
+    functions=(),  # your own functions among the fields, if there were any
+) -> HiddenMarkovModel:
+    "Read what `save` wrote. LogError for any other folder."
+    with _saved(folder, "HiddenMarkovModel", "fields", functions) as saved:
+        vocabularies = {name: Vocabulary.from_dict(v) for name, v in saved["vocabularies"].items()}
+        tables = (saved[name] for name in ("start", "transitions", "emissions"))
+        model = cls.from_parameters(*tables, vocabularies)
+        model.set_params(**saved["params"])
+        model.state_names_ = saved["state_names"]
+    return model
 
 # %% ../../nbs/models/02_labelling.ipynb #130e660a
 def match_states(
@@ -941,7 +955,7 @@ def _read_weights(model: bytes, n_attributes: int, n_tags: int) -> tuple[np.ndar
             steps[tag[source], tag[to]] = weight
     return weights, steps
 
-
+# %% ../../nbs/models/02_labelling.ipynb #a9844a67
 def _open_tagger(model: bytes):
     "CRFsuite's own tagger."
     tagger = pycrfsuite.Tagger()
@@ -1052,14 +1066,14 @@ def predict(self: CRFTagger, X) -> np.ndarray:  # noqa: F811
     tags = best_paths(*chain)[0] if self.look_ahead else forward_backward(*chain).filtered.argmax(axis=1)
     return self.classes_[tags]
 
-
+# %% ../../nbs/models/02_labelling.ipynb #953ca713
 @patch
 def score(self: CRFTagger, X, y=None) -> float:  # noqa: F811
     "Share of the asked events whose tag is right."
     X = _labelled(X, y)
     return float((self.predict(X) == X.asked()).mean())
 
-
+# %% ../../nbs/models/02_labelling.ipynb #8b1878f4
 @patch
 def log_likelihood(self: CRFTagger, X, y=None) -> np.ndarray:  # noqa: F811
     "log P of the true tags of each history, given its events, (n,). LogError for a tag that is new."
@@ -1136,7 +1150,7 @@ def save(self: CRFTagger, folder) -> Path:  # noqa: F811
     }
     return write_manifest(folder, "CRFTagger", contents, files=[CRF_FILE])
 
-
+# %% ../../nbs/models/02_labelling.ipynb #354cf111
 @patch(cls_method=True)
 def load(  # noqa: F811
     cls: CRFTagger,
@@ -1144,10 +1158,8 @@ def load(  # noqa: F811
     functions=(),  # your own functions among the features, if there were any
 ) -> CRFTagger:
     "Read what `save` wrote. LogError for any other folder, and for a damaged file."
-    saved = read_manifest(folder, "CRFTagger")
-    with undamaged(Path(folder) / MANIFEST):
-        features = _with_functions(saved["params"].pop("features"), saved["functions"], functions)
-        model = cls(features=features, **saved["params"])
+    with _saved(folder, "CRFTagger", "features", functions) as saved:
+        model = cls(**saved["params"])
         model.classes_, model.attributes_ = np.array(saved["classes"]), saved["attributes"]
         return model._take((Path(folder) / CRF_FILE).read_bytes())
 

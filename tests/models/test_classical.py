@@ -589,6 +589,24 @@ def test_importances_find_what_matters(shop_examples):
     assert plot_importances(found, most=5).get_xlabel()
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_importances_are_those_of_shuffled_features(name):
+    table, y = mixed_table(
+        500, colours=["red", *(f"shade {i}" for i in range(60))]
+    )  # the rare share a column
+    model = make_classifier(name).fit(table[:300], y[:300])
+    held, truth = table[300:].reset_index(drop=True), y[300:]
+    auc = lambda X, z: roc_auc_score(z, model.predict_proba(X)[:, 1])  # noqa: E731
+    rng = np.random.default_rng([3, 0])
+    rows = rng.integers(0, len(truth), len(truth))
+    some, z, lost = held.iloc[rows].reset_index(drop=True), truth[rows], {}
+    for column in table:
+        shuffled = some[column].iloc[rng.permutation(len(z))].array
+        lost[column] = auc(some, z) - auc(some.assign(**{column: shuffled}), z)
+    found = feature_importances(model, held, truth, n_repeats=1, seed=3).set_index("feature")["importance"]
+    assert np.allclose(found[list(lost)], list(lost.values()), atol=1e-12)
+
+
 def test_importances_of_amounts_and_other_scores():
     x, y, _ = zero_inflated(1000)
     model = make_regressor("tweedie", alpha=0.01).fit(x, y)
