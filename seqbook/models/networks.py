@@ -4,12 +4,9 @@
 
 # %% auto #0
 __all__ = ['NOT_INPUTS', 'ENCODERS', 'MANY', 'NETWORK', 'embedding_size', 'input_fields', 'fit_to', 'embed_field', 'gru',
-           'soft_counts', 'probability_layer', 'log_odds', 'build_network', 'SequenceClassifier', 'Checkpoint']
+           'soft_counts', 'probability_layer', 'log_odds', 'build_network', 'SequenceClassifier']
 
 # %% ../../nbs/models/04_networks.ipynb #9739072e
-import hashlib
-import json
-import logging
 import os
 import warnings
 from pathlib import Path
@@ -21,7 +18,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from ..data.events import LogError
 from ..data.sequences import UNKNOWN, Sequences, batches, import_keras
@@ -33,6 +29,7 @@ from seqbook.models.classical import (
     unpack_classes,
     write_manifest,
 )
+from .training import Checkpoint, fit_identity, jit_choice, make_optimizer, run_epochs
 
 # %% ../../nbs/models/04_networks.ipynb #16692e38
 def embedding_size(
@@ -229,42 +226,17 @@ def _build(self: SequenceClassifier, codes: np.ndarray, weights):
     names = ("cell", "units", "embedding_dim", "dropout", "counts", "penalty")
     options = {name: getattr(self, name) for name in names}
     self.network_ = build_network(self.fields_, _shares(codes, weights), **options)
-    # XLA makes a recurrent network on the CPU several times slower under TensorFlow; JAX needs it
-    jit = False if keras.backend.backend() == "tensorflow" else "auto"
     loss = "binary_crossentropy" if len(self.classes_) == 2 else "sparse_categorical_crossentropy"
-    self.network_.compile(
-        keras.optimizers.Adam(self.learning_rate), loss, weighted_metrics=[], jit_compile=jit
-    )
-    self.network_.optimizer.build(self.network_.trainable_variables)
+    optimizer = make_optimizer(self.learning_rate)
+    self.network_.compile(optimizer, loss, weighted_metrics=[], jit_compile=jit_choice(recurrent=True))
 
 # %% ../../nbs/models/04_networks.ipynb #0cf0e082
 @patch
-def _train_epoch(
-    self: SequenceClassifier, X: Sequences, codes: np.ndarray, weights, epoch: int, bar
-) -> float:
-    "One pass over the data, in an order that depends on the seed and the epoch only. Returns the mean loss."
+def _batches_of_epoch(self: SequenceClassifier, X: Sequences, codes: np.ndarray, weights, epoch: int):
+    "The batches of one pass over the data, in an order that depends on the seed and the epoch only."
     seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-    data = batches(
-        X,
-        codes.astype("float32" if len(self.classes_) == 2 else "int32"),
-        batch_size=self.batch_size,
-        seed=seed,
-        sample_weight=weights,
-    )
-    bar.total = bar.n + len(data) * (self.epochs - epoch)
-    bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
-    total, seen = 0.0, 0
-    for i, rows in enumerate(data.plan):
-        total += float(self.network_.train_on_batch(*data[i])) * len(rows)
-        seen += len(rows)
-        _advance(bar, total / seen)
-    return total / seen
-
-# %% ../../nbs/models/04_networks.ipynb #0ddd1536
-def _advance(bar, loss: float) -> None:
-    bar.shown["loss"] = f"{loss:.4f}"
-    bar.set_postfix(bar.shown, refresh=False)
-    bar.update()
+    y = codes.astype("float32" if len(self.classes_) == 2 else "int32")
+    return batches(X, y, batch_size=self.batch_size, seed=seed, sample_weight=weights)
 
 # %% ../../nbs/models/04_networks.ipynb #4f787061
 def _validation_scores(y: np.ndarray, p: np.ndarray, classes: np.ndarray) -> dict:
@@ -320,156 +292,24 @@ def fit(
     X = fit_to(X, self.fields_)
     self._build(codes, weights)
     keeper = Checkpoint(self.checkpoint, self.network_, _identity(self, X, y, validation))
-    with tqdm(disable=not self.progress, unit="batch") as bar:
-        bar.shown = {}
-        while not self._finished(keeper):
-            self._one_more_epoch(keeper, X, codes, weights, validation, bar)
-        bar.total = bar.n
-    keeper.restore_best()
-    self._record(keeper)
-    return self
-
-# %% ../../nbs/models/04_networks.ipynb #b481038f
-@patch
-def _finished(self: SequenceClassifier, keeper) -> bool:
-    "All epochs are done, or the last ones brought nothing."
-    return keeper.epoch >= self.epochs or (
-        keeper.best_epoch is not None and keeper.epoch - keeper.best_epoch >= self.patience
-    )
-
-
-@patch
-def _record(self: SequenceClassifier, keeper) -> None:
-    self.history_ = pd.DataFrame(keeper.history)
+    make_batches = lambda epoch: self._batches_of_epoch(X, codes, weights, epoch)
+    evaluate = None if validation is None else lambda epoch: self._evaluate(*validation)
+    options = {"patience": self.patience, "progress": self.progress}
+    self.history_ = run_epochs(self.network_, make_batches, self.epochs, keeper, evaluate, **options)
     self.best_epoch_ = keeper.best_epoch or keeper.epoch
+    return self
 
 # %% ../../nbs/models/04_networks.ipynb #2783413d
 @patch
-def _one_more_epoch(self: SequenceClassifier, keeper, X, codes, weights, validation, bar) -> None:
-    row = {"epoch": keeper.epoch + 1, "loss": self._train_epoch(X, codes, weights, keeper.epoch, bar)}
-    if validation is not None:
-        row |= _validation_scores(validation[1], self.predict_proba(validation[0]), self.classes_)
-    bar.shown |= {name: f"{value:.4f}" for name, value in row.items() if name.startswith("val_")}
-    keeper.add(row)
-
-# %% ../../nbs/models/04_networks.ipynb #d6f8d89a
-def _digest_sequences(digest, X: Sequences, y) -> None:
-    for name in sorted(X.fields):
-        digest.update(name.encode() + np.ascontiguousarray(X.fields[name]).tobytes())
-    digest.update(np.ascontiguousarray(X.offsets).tobytes() + repr(np.asarray(y).tolist()).encode())
+def _evaluate(self: SequenceClassifier, X: Sequences, y: np.ndarray) -> dict:
+    return _validation_scores(y, self.predict_proba(X), self.classes_)
 
 # %% ../../nbs/models/04_networks.ipynb #f7360ff9
 def _identity(model: SequenceClassifier, X: Sequences, y, validation) -> dict:
     "What makes one fit the same as another. Only the number of epochs may differ: a longer fit goes on."
-    params = {
-        name: repr(value)
-        for name, value in model.get_params().items()
-        if name not in ("checkpoint", "progress", "epochs")
-    }
-    digest = hashlib.sha256()
-    for sequences, labels in [(X, y)] + ([] if validation is None else [validation]):
-        _digest_sequences(digest, sequences, labels)
-    keras = import_keras()
-    made_by = f"{keras.__version__} on {keras.backend.backend()}"
-    return {**params, "keras": made_by, "data": digest.hexdigest()}
-
-# %% ../../nbs/models/04_networks.ipynb #e59ddaae
-class Checkpoint:
-    """The state of a fit after each epoch: weights, optimiser, random generators, best weights, history.
-
-    One file, replaced at once, so that a process killed at any moment leaves a whole one."""
-
-    def __init__(
-        self,
-        folder,  # None keeps the state in memory only
-        network,  # a compiled Keras model
-        identity: dict,  # parameters and data; another fit must not go on from here
-    ):
-        self.path = None if folder is None else Path(folder) / "training.npz"
-        self.network, self.identity = network, identity
-        self.history, self.best, self.best_epoch = [], None, None
-        if self.path is not None and self.path.exists():
-            self._resume()
-
-    @property
-    def epoch(self) -> int:  # how many are done
-        return len(self.history)
-
-    def _variables(self) -> list:
-        return [*self.network.variables, *self.network.optimizer.variables]
-
-# %% ../../nbs/models/04_networks.ipynb #beb9c553
-@patch
-def add(self: Checkpoint, row: dict) -> None:
-    "Take in the scores of one more epoch, and save."
-    self.history.append(row)
-    least = min(row.get("val_log_loss", np.nan) for row in self.history)
-    if row.get("val_log_loss") == least:
-        self.best, self.best_epoch = self.network.get_weights(), self.epoch
-    if self.path is not None:
-        self._write()
-
-
-@patch
-def restore_best(self: Checkpoint) -> None:
-    "Give the network the weights of its best epoch; without validation the last ones stay."
-    if self.best is not None:
-        self.network.set_weights(self.best)
-
-# %% ../../nbs/models/04_networks.ipynb #fab593df
-@patch
-def _write(self: Checkpoint) -> None:
-    state = json.dumps({"identity": self.identity, "history": self.history, "best_epoch": self.best_epoch})
-    arrays = {f"now_{i}": import_keras().ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
-    arrays |= {f"best_{i}": w for i, w in enumerate(self.best or [])}
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    draft = self.path.with_suffix(".part")
-    with open(draft, "wb") as file:
-        np.savez(file, state=np.array(state), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, self.path)
-
-# %% ../../nbs/models/04_networks.ipynb #8dc07b71
-@patch
-def _resume(self: Checkpoint) -> None:
-    try:
-        with np.load(self.path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        state = json.loads(str(arrays["state"]))
-        identity, self.history, self.best_epoch = (state[k] for k in ("identity", "history", "best_epoch"))
-    except Exception as error:
-        raise LogError(
-            f"{self.path} is no checkpoint of seqbook, or it is damaged ({error}); delete it to start again"
-        ) from None
-    self._check(identity)
-    for i, variable in enumerate(self._variables()):
-        variable.assign(arrays[f"now_{i}"])
-    self.best = [arrays[f"best_{i}"] for i in range(len(arrays)) if f"best_{i}" in arrays] or None
-
-# %% ../../nbs/models/04_networks.ipynb #7da91d32
-@patch
-def _check(self: Checkpoint, saved: dict) -> None:
-    changed = [
-        name for name in sorted({*saved, *self.identity}) if saved.get(name) != self.identity.get(name)
-    ]
-    if changed:
-        what = ", ".join(
-            "other data"
-            if name == "data"
-            else f"{name} {saved.get(name)} there, {self.identity.get(name)} here"
-            for name in changed
-        )
-        raise LogError(
-            f"{self.path} belongs to another fit ({what}); take another folder, or delete it to start again"
-        )
-
-# %% ../../nbs/models/04_networks.ipynb #3fd21c7a
-def _is_news(record) -> bool:
-    return "triggered tf.function retracing" not in str(record.msg)
-
-
-logging.getLogger("tensorflow").addFilter(_is_news)
+    left_out = ("checkpoint", "progress", "epochs")
+    params = {name: value for name, value in model.get_params().items() if name not in left_out}
+    return fit_identity(params, (X, y), validation)
 
 # %% ../../nbs/models/04_networks.ipynb #1ecd14a5
 @patch
