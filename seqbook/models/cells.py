@@ -158,7 +158,7 @@ class RNNCell(Cell):
 class LSTMCell(Cell):
     "Long short-term memory (Hochreiter and Schmidhuber 1997); with peepholes where it has a weight p."
 
-    gates = "ifgo"
+    gates = "ifco"
     states = 2
 
     @property
@@ -166,23 +166,25 @@ class LSTMCell(Cell):
         "Whether the gates look at the cell state."
         return "p" in self.weights
 
-    def advance(self, a, state):
-        "One step: the new state, and the numbers that `retreat` needs. It may write over `a`."
-        (h, c), p = state, _parts(self.weights["p"], 3) if self.peepholes else None
-        a += h @ self.weights["U"]
-        i, f, g, o = _parts(a, 4)
-        if self.peepholes:
-            i += p[0] * c
-            f += p[1] * c
-        for gate in (i, f):
-            sigmoid(gate, out=gate)
-        new = f * c + i * self.act(g, out=g)
-        if self.peepholes:
-            o += p[2] * new
-        sigmoid(o, out=o)
-        shown = self.act(new)
-        values = {"h before": h, "c before": c, "i": i, "f": f, "g": g, "o": o, "c": new, "tanh(c)": shown}
-        return (o * shown, new), values
+# %% ../../nbs/models/03_cells.ipynb #c2ec41f4
+@patch
+def advance(self: LSTMCell, a, state):
+    "One step: the new state, and the numbers that `retreat` needs. It may write over `a`."
+    (h, c), p = state, _parts(self.weights["p"], 3) if self.peepholes else None
+    a += h @ self.weights["U"]
+    i, f, c_tilde, o = _parts(a, 4)
+    if self.peepholes:
+        i += p[0] * c
+        f += p[1] * c
+    for gate in (i, f):
+        sigmoid(gate, out=gate)
+    new = f * c + i * self.act(c_tilde, out=c_tilde)
+    if self.peepholes:
+        o += p[2] * new
+    sigmoid(o, out=o)
+    shown = self.act(new)
+    values = {"h before": h, "c before": c, "i": i, "f": f, "c tilde": c_tilde, "o": o}
+    return (o * shown, new), values | {"c": new, "tanh(c)": shown}
 
 # %% ../../nbs/models/03_cells.ipynb #0f045c94
 @patch(cls_method=True)
@@ -208,7 +210,7 @@ def init(  # noqa: F811
 class GRUCell(Cell):
     "Gated recurrent unit (Cho et al. 2014); the reset gate acts after the product where it has a weight s."
 
-    gates = "zrg"
+    gates = "zrh"
 
     @property
     def reset_after(self) -> bool:
@@ -219,13 +221,14 @@ class GRUCell(Cell):
         "One step: the new state, and the numbers that `retreat` needs. It may write over `a`."
         (h,), u, U = state, self.units, self.weights["U"]
         m = h @ U + self.weights["s"] if self.reset_after else h @ U[:, : 2 * u]
-        gates, (z, r, g) = a[..., : 2 * u], _parts(a, 3)
+        gates, (z, r, h_tilde) = a[..., : 2 * u], _parts(a, 3)
         gates += m[..., : 2 * u]
         sigmoid(gates, out=gates)
         back = m[..., 2 * u :] if self.reset_after else r * h
-        g += r * back if self.reset_after else back @ U[:, 2 * u :]
-        self.act(g, out=g)
-        return (z * h + (1 - z) * g,), {"h before": h, "z": z, "r": r, "back": back, "g": g}
+        h_tilde += r * back if self.reset_after else back @ U[:, 2 * u :]
+        self.act(h_tilde, out=h_tilde)
+        values = {"h before": h, "z": z, "r": r, "back": back, "h tilde": h_tilde}
+        return (z * h + (1 - z) * h_tilde,), values
 
 # %% ../../nbs/models/03_cells.ipynb #98afb87f
 @patch(cls_method=True)
@@ -272,7 +275,7 @@ def zero_state(
     "Where a history begins."
     return tuple(np.zeros((batch, self.units), self.dtype) for _ in range(self.states))
 
-
+# %% ../../nbs/models/03_cells.ipynb #074a4e1c
 @patch
 @_one_thread
 def forward(
@@ -365,9 +368,9 @@ def retreat(self: LSTMCell, values, d_state):  # noqa: F811
     d_c = d_c + d_h * v["o"] * self.slope(v["tanh(c)"])
     if self.peepholes:
         d_c += d_o * self.weights["p"][2 * self.units :]
-    d_i = d_c * v["g"] * v["i"] * (1 - v["i"])
+    d_i = d_c * v["c tilde"] * v["i"] * (1 - v["i"])
     d_f = d_c * v["c before"] * v["f"] * (1 - v["f"])
-    d_a = np.concatenate([d_i, d_f, d_c * v["i"] * self.slope(v["g"]), d_o], axis=-1)
+    d_a = np.concatenate([d_i, d_f, d_c * v["i"] * self.slope(v["c tilde"]), d_o], axis=-1)
     d_before, found = d_c * v["f"], {"U": v["h before"].T @ d_a}
     if self.peepholes:
         d_before += d_i * self.weights["p"][: self.units] + d_f * self.weights["p"][self.units : -self.units]
@@ -380,27 +383,27 @@ def retreat(self: LSTMCell, values, d_state):  # noqa: F811
 def retreat(self: GRUCell, values, d_state):  # noqa: F811
     "One step back: the gradients of W x + b, of the state before, and of the other weights."
     (d_h,), v = d_state, values
-    d_z = d_h * (v["h before"] - v["g"]) * v["z"] * (1 - v["z"])
-    d_g = d_h * (1 - v["z"]) * self.slope(v["g"])
+    d_z = d_h * (v["h before"] - v["h tilde"]) * v["z"] * (1 - v["z"])
+    d_tilde = d_h * (1 - v["z"]) * self.slope(v["h tilde"])
     through = self._reset_after if self.reset_after else self._reset_before
-    d_r, d_before, found = through(v, d_z, d_g)
-    return np.concatenate([d_z, d_r, d_g], axis=-1), (d_h * v["z"] + d_before,), found
+    d_r, d_before, found = through(v, d_z, d_tilde)
+    return np.concatenate([d_z, d_r, d_tilde], axis=-1), (d_h * v["z"] + d_before,), found
 
 # %% ../../nbs/models/03_cells.ipynb #41c35c3e
 @patch
-def _reset_after(self: GRUCell, v, d_z, d_g):
-    d_r = d_g * v["back"] * v["r"] * (1 - v["r"])
-    d_m = np.concatenate([d_z, d_r, d_g * v["r"]], axis=-1)
+def _reset_after(self: GRUCell, v, d_z, d_tilde):
+    d_r = d_tilde * v["back"] * v["r"] * (1 - v["r"])
+    d_m = np.concatenate([d_z, d_r, d_tilde * v["r"]], axis=-1)
     found = {"U": v["h before"].T @ d_m, "s": d_m.sum(axis=0)}
     return d_r, d_m @ self.weights["U"].T, found
 
 
 @patch
-def _reset_before(self: GRUCell, v, d_z, d_g):
-    h, r, (U_z, U_r, U_g) = v["h before"], v["r"], _parts(self.weights["U"], 3)
-    d_q = d_g @ U_g.T
+def _reset_before(self: GRUCell, v, d_z, d_tilde):
+    h, r, (U_z, U_r, U_h) = v["h before"], v["r"], _parts(self.weights["U"], 3)
+    d_q = d_tilde @ U_h.T
     d_r = d_q * h * r * (1 - r)
-    found = {"U": np.hstack([h.T @ d_z, h.T @ d_r, v["back"].T @ d_g])}
+    found = {"U": np.hstack([h.T @ d_z, h.T @ d_r, v["back"].T @ d_tilde])}
     return d_r, d_z @ U_z.T + d_r @ U_r.T + d_q * r, found
 
 # %% ../../nbs/models/03_cells.ipynb #7acb049c
@@ -648,7 +651,7 @@ def copy_task(
     y[:, length + distance :] = shown
     return np.eye(symbols + 2)[codes], y
 
-
+# %% ../../nbs/models/03_cells.ipynb #7a9ef067
 def adding_task(
     n: int,  # histories
     length: int,  # numbers in each
@@ -748,9 +751,7 @@ def forward(  # noqa: F811
     self: MultiHeadAttention,
     x,  # (batch, time, inputs)
     mask=None,  # (batch, time): 1 for events
-) -> (
-    tuple
-):  # outputs (batch, time, inputs), weights (batch, heads, queries, keys), and a cache for `backward`
+) -> tuple:  # outputs as x, weights (batch, heads, queries, keys), and a cache for `backward`
     "Let each position look at the others."
     x = np.asarray(x, self.dtype)
     if x.ndim != 3 or x.shape[2] != self.inputs:
@@ -777,7 +778,7 @@ def attention_gradient(
     d_scores /= np.sqrt(q.shape[-1]).astype(q.dtype)
     return d_scores @ k, d_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ d_found
 
-
+# %% ../../nbs/models/03_cells.ipynb #2e478ed2
 @patch
 def backward(  # noqa: F811
     self: MultiHeadAttention,
