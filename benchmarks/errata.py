@@ -24,10 +24,8 @@ LONGEST, UNITS, BATCH = 100, 128, 64
 CUTOFFS = ("2024-04-01", "2024-04-08", "2024-04-15")  # training, validation, test: one history a shopper each
 CODES = {"view": 0, "cart": 1, "buy": 2}  # the tutorial's, where 0 is padding too
 FIELDS = ("behavior", "log_gap", "log_age")
-REPAIRED, FIRST_WEIGHTS = (
-    "repaired, with times",
-    (0, 1),
-)  # seeds of the original, of which the better one counts
+REPAIRED = "repaired, with times"
+FIRST_WEIGHTS = (0, 1)  # seeds of the original, of which the better one counts
 
 
 def ask(log, most: int) -> tuple[Examples, list]:
@@ -80,14 +78,15 @@ def train_padded(examples, parts, make_inputs, activation, epochs: int, seed: in
     started, (train, valid, test) = time.perf_counter(), parts
     inputs, mask = make_inputs(examples)
     network = make_network(inputs.shape[-1], activation, mask is not None, seed)
+    found = {"seconds": [], "auc": [], "parameters": network.count_params()}
 
     def of(rows):
         return inputs[rows] if mask is None else [inputs[rows], mask[rows]]
 
-    clock, found = (
-        time.perf_counter() - started,
-        {"seconds": [], "auc": [], "parameters": network.count_params()},
-    )
+    def answers(rows):
+        return network.predict(of(rows), batch_size=512, verbose=0)[:, 0].astype("float64")
+
+    clock = time.perf_counter() - started
     for epoch in range(epochs):
         started = time.perf_counter()
         order = np.random.default_rng(epoch).permutation(train)
@@ -95,11 +94,9 @@ def train_padded(examples, parts, make_inputs, activation, epochs: int, seed: in
             network.train_on_batch(of(rows), examples.label[rows].astype("float32"))
         clock += time.perf_counter() - started
         found["seconds"].append(clock)
-        found["auc"].append(
-            score(examples.label[valid], network.predict(of(valid), batch_size=512, verbose=0))
-        )
+        found["auc"].append(score(examples.label[valid], answers(valid)))
         if found["auc"][-1] == np.nanmax(found["auc"]):
-            found["test"] = network.predict(of(test), batch_size=512, verbose=0)[:, 0].astype("float64")
+            found["test"] = answers(test)
     return found
 
 
@@ -166,15 +163,12 @@ def report(found: dict, first_weights: list, examples, test) -> list:
         rows.append((f"original, first weights {i}: best validation AUC", best(run), ""))
     for name, run in found.items():
         rows += [(f"{name}: an epoch", epoch(run), "s"), (f"{name}: all epochs", run["seconds"][-1], "s")]
-        rows += [
-            (f"{name}: best validation AUC", best(run), ""),
-            (f"{name}: parameters", run["parameters"], ""),
-        ]
+        rows += [(f"{name}: best validation AUC", best(run), "")]
+        rows += [(f"{name}: parameters", run["parameters"], "")]
         low, high = np.quantile(run["test"], [0.05, 0.95])
         rows.append((f"{name}: width of the middle 90 % of its probabilities", high - low, ""))
-    answers = {name: run["test"] for name, run in found.items()} | {
-        "counts": found["corrected script"]["counts"]
-    }
+    answers = {name: run["test"] for name, run in found.items()}
+    answers["counts"] = found["corrected script"]["counts"]
     return rows + test_scores(answers, examples.label[test], examples.ids[test])
 
 
@@ -197,46 +191,51 @@ def epoch(run: dict) -> float:
     return float(np.median(np.diff(run["seconds"]) if len(run["seconds"]) > 1 else run["seconds"]))
 
 
-def main():
+def options() -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sequences", type=int, default=8_000, help="training sequences")
-    parser.add_argument(
-        "--epochs", type=int, default=10, help="epochs of the tutorial's network and of its repairs"
-    )
+    parser.add_argument("--epochs", type=int, default=10, help="of the tutorial's network and its repairs")
     parser.add_argument("--seed", type=int, default=0, help="of the simulated shop")
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
-    options = parser.parse_args()
-    log = simulate_shop(n_users=round(options.sequences * 1.25), seed=options.seed).events
+    return parser.parse_args()
+
+
+def settings(examples: Examples, parts: list, epochs: int) -> dict:
+    """What a reader of the result must know."""
+    train, _, test = parts
+    return {
+        "training sequences": f"{len(train):,}",
+        "padded to": LONGEST,
+        "mean length": f"{examples.lengths[train].mean():.1f}",
+        "test sequences": f"{len(test):,}",
+        "epochs": epochs,
+        "epochs of the script": 2 * epochs,
+    }
+
+
+def main():
+    """The script before, between and after the others; of its three runs the one of median time counts."""
+    chosen = options()
+    most, epochs = chosen.sequences, chosen.epochs
+    log = simulate_shop(n_users=round(most * 1.25), seed=chosen.seed).events
     log = log[log["behavior"].isin(CODES)]
-    examples, parts = ask(log, options.sequences)
+    examples, parts = ask(log, most)
     import_keras()
-    repairs = {"repaired, behaviours only": FIELDS[:1], REPAIRED: FIELDS}
-    scripts = [train_corrected(log, 2 * options.epochs, options.sequences)]
-    originals = [
-        train_padded(examples, parts, by_number, "relu", options.epochs, seed) for seed in FIRST_WEIGHTS
-    ]
-    scripts.append(train_corrected(log, 2 * options.epochs, options.sequences))
+    scripts = [train_corrected(log, 2 * epochs, most)]
+    originals = [train_padded(examples, parts, by_number, "relu", epochs, seed) for seed in FIRST_WEIGHTS]
+    scripts.append(train_corrected(log, 2 * epochs, most))
     found = {"original": max(originals, key=best)}
-    for name, fields in repairs.items():
-        found[name] = train_padded(examples, parts, one_hot(fields, parts[0]), "tanh", options.epochs)
-    scripts.append(train_corrected(log, 2 * options.epochs, options.sequences))
+    for name, fields in {"repaired, behaviours only": FIELDS[:1], REPAIRED: FIELDS}.items():
+        found[name] = train_padded(examples, parts, one_hot(fields, parts[0]), "tanh", epochs)
+    scripts.append(train_corrected(log, 2 * epochs, most))
     found["corrected script"] = sorted(scripts, key=lambda run: run["seconds"][-1])[1]
     rows = report(found, originals, examples, parts[2])
     show(rows)
-    if options.save:
-        settings = {
-            "training sequences": f"{len(parts[0]):,}",
-            "padded to": LONGEST,
-            "mean length": f"{examples.lengths[parts[0]].mean():.1f}",
-        }
-        settings |= {
-            "test sequences": f"{len(parts[2]):,}",
-            "epochs": options.epochs,
-            "epochs of the script": 2 * options.epochs,
-        }
-        save("errata", rows, settings)
+    if chosen.save:
+        save("errata", rows, settings(examples, parts, epochs))
 
 
 if __name__ == "__main__":
