@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
 PACKAGES = """numpy pandas scipy scikit-learn lightgbm hmmlearn python-crfsuite duckdb pyarrow keras
-tensorflow""".split()
+tensorflow jax torch""".split()
 
 
 def machine() -> dict:
