@@ -3,19 +3,15 @@
 Prints how many times faster seqbook is; see README.md for how it is measured.
 """
 
-import argparse
 import json
-import statistics
-import sys
 import tempfile
 import threading
 import time
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from results import child, save, show
+from results import contest_options, save, show, take_turns
 from sequences import make_log
 
 BEHAVIORS = ("view", "cart", "buy")
@@ -163,22 +159,6 @@ def run_one(path: str, name: str):
     print(json.dumps(found))
 
 
-def measure(path: Path, turns: dict) -> dict:
-    """Every contestant in turn, several times, each time in a process of its own."""
-    found = {name: [] for name in turns}
-    for turn in range(max(turns.values())):
-        for name in (name for name, most in turns.items() if turn < most):
-            found[name].append(child(__file__, "--one", name, "--path", str(path)))
-            print(f"  turn {turn + 1}: {name} {found[name][-1]['seconds']:.2f} s", file=sys.stderr)
-    sums = [run["sum"] for runs in found.values() for run in runs]
-    if not all(np.allclose(one, sums[0], rtol=1e-9) for one in sums):
-        sys.exit(f"the contestants do not agree: {sums}")
-    return {
-        name: {k: statistics.median(run[k] for run in runs) for k in ("seconds", "memory", "features")}
-        for name, runs in found.items()
-    }
-
-
 def report(found: dict) -> list:
     """Ratios first, then what is behind them."""
     ours, every, sql, slow = (
@@ -201,17 +181,7 @@ def report(found: dict) -> list:
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=5_000_000, help="rows of the log")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="turns of each contestant but the loop, which has one"
-    )
-    parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
-    parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--path", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = contest_options(__doc__, CONTESTANTS)
     if options.one:
         return run_one(options.path, options.one)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +190,7 @@ def main():
         log.to_parquet(path)
         del log
         turns = {name: 1 if name == "groupby.apply" else options.repeats for name in CONTESTANTS}
-        rows = report(measure(path, turns))
+        rows = report(take_turns(__file__, path, turns, rtol=1e-9))
     show(rows)
     if options.save:
         settings = {"events": f"{options.events:,}", "users": f"{users:,}", "repeats": options.repeats}

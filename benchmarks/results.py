@@ -3,6 +3,7 @@
 `python benchmarks/results.py` writes the table again; each benchmark does so when it saves.
 """
 
+import argparse
 import datetime as dt
 import importlib.metadata
 import json
@@ -12,6 +13,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
@@ -134,6 +138,33 @@ def peak_gb() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+
+
+def contest_options(doc: str, contestants):
+    """The options of a benchmark of several contestants; `one` and `path` are for the process of one."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=5_000_000, help="rows of the log")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
+    parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
+    parser.add_argument("--one", choices=contestants, help=argparse.SUPPRESS)
+    parser.add_argument("--path", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def take_turns(script: str, path: Path, turns: dict, rtol: float = 0) -> dict:
+    """Name of a contestant -> the medians of its numbers: so many turns each, each in a process of its own.
+
+    `script --one NAME --path PATH` prints them as JSON, with a `sum` that must be the same for all."""
+    found = {name: [] for name in turns}
+    for turn in range(max(turns.values())):
+        for name in (name for name, most in turns.items() if turn < most):
+            run = child(script, "--one", name, "--path", str(path))
+            print(f"  {path.stem}, turn {turn + 1}: {name} {run['seconds']:.2f} s", file=sys.stderr)
+            found[name].append(run)
+    sums = [run.pop("sum") for runs in found.values() for run in runs]
+    if not all(np.allclose(one, sums[0], rtol=rtol, atol=0) for one in sums):
+        sys.exit(f"the contestants do not agree: {sums}")
+    return {name: pd.DataFrame(runs).median().to_dict() for name, runs in found.items()}
 
 
 if __name__ == "__main__":

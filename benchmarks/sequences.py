@@ -3,17 +3,14 @@
 Prints how many times faster seqbook is; see README.md for how it is measured.
 """
 
-import argparse
 import json
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from results import child, peak_gb, save, show
+from results import contest_options, peak_gb, save, show, take_turns
 
 PADDED = 100  # events; the loop's width
 
@@ -116,24 +113,6 @@ def run_one(path: str, name: str):
     print(json.dumps({"seconds": seconds, "fit": fitting, "peak": peak_gb(), "sum": checksum(*made)}))
 
 
-def measure(path: Path, names, repeats: int) -> dict:
-    """Every contestant in turn, several times, each time in a process of its own."""
-    found = {name: [] for name in names}
-    for turn in range(repeats):
-        for name in names:
-            found[name].append(child(__file__, "--one", name, "--path", str(path)))
-            print(
-                f"  {path.stem}, turn {turn + 1}: {name} {found[name][-1]['seconds']:.2f} s", file=sys.stderr
-            )
-    sums = {name: run["sum"] for name, runs in found.items() for run in runs}
-    if len({tuple(s) for s in sums.values()}) != 1:
-        sys.exit(f"the contestants do not agree: {sums}")
-    return {
-        name: {k: statistics.median(run[k] for run in runs) for k in ("seconds", "fit", "peak")}
-        for name, runs in found.items()
-    }
-
-
 def report(events: int, found: dict, note: str) -> list:
     """Ratios first, then what is behind them."""
     ours = found["seqbook"]
@@ -155,15 +134,7 @@ def report(events: int, found: dict, note: str) -> list:
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=5_000_000, help="rows of the log")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
-    parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
-    parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--path", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = contest_options(__doc__, CONTESTANTS)
     if options.one:
         return run_one(options.path, options.one)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,10 +146,10 @@ def main():
         moments = log["timestamp"] + pd.to_timedelta(np.arange(len(log)) % 1_000_000, unit="us")
         log.assign(timestamp=moments).sample(frac=1, random_state=0).to_parquet(shuffled)
         del log, moments
-        rows = report(options.events, measure(by_time, [*CONTESTANTS], options.repeats), "by time")
-        rows += report(
-            options.events, measure(shuffled, ["seqbook", "plain NumPy"], options.repeats), "shuffled"
-        )
+        turns = dict.fromkeys(CONTESTANTS, options.repeats)
+        rows = report(options.events, take_turns(__file__, by_time, turns), "by time")
+        turns = dict.fromkeys(["seqbook", "plain NumPy"], options.repeats)
+        rows += report(options.events, take_turns(__file__, shuffled, turns), "shuffled")
     show(rows)
     if options.save:
         save(
