@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'REGRESSION_METRICS', 'LOWER_IS_BETTER', 'ZERO_IS_BEST', '
            'check_predictions', 'too_small', 'Metrics', 'classification_metrics', 'class_metrics', 'confusion_table',
            'compare_models', 'bootstrap_metrics', 'threshold_table', 'choose_threshold', 'wilson_interval',
            'reliability_bins', 'expected_calibration_error', 'too_few_amounts', 'regression_metrics',
-           'compare_regressions', 'amount_bins']
+           'compare_regressions', 'amount_bins', 'ranking_metrics', 'compare_rankings']
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #216ed886
 from dataclasses import dataclass
@@ -833,3 +833,84 @@ def amount_bins(
     table = bins.agg(n=("y", "size"), predicted=("predicted", "mean"), observed=("y", "mean"))
     half = NormalDist().inv_cdf((1 + confidence) / 2) * bins["y"].std() / np.sqrt(table["n"])
     return table.assign(low=table["observed"] - half, high=table["observed"] + half).reset_index(drop=True)
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #e6fc9f37
+def _check_ranks(ranks, name: str) -> np.ndarray:
+    "Ranks as numbers; `EvaluationError` for what cannot be a rank."
+    ranks = np.asarray(ranks, "float64")
+    if ranks.ndim != 1 or np.isnan(ranks).any() or (ranks < 1).any():
+        raise EvaluationError(
+            f"{name} must be one rank a list, from 1 up, and infinity for an item that cannot be shown"
+        )
+    return ranks
+
+
+def _check_k(k) -> int:
+    if k != int(k) or k < 1:
+        raise EvaluationError(f"k is {k}; give the number of items that are shown, at least 1")
+    return int(k)
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #8e55477e
+@dataclass
+class _RankCase:
+    "Ranks to score, whatever the model"
+
+    metrics: tuple
+    small: str | None  # why nothing can be scored
+
+    def why(self, scorer, values: np.ndarray) -> list[str]:  # one a metric, mostly empty
+        return [_WEIGHTLESS if np.isnan(value) else "" for value in values]
+
+
+def _rank_case(n: int, k: int) -> _RankCase:
+    names = tuple(f"{name}@{k}" for name in ("hit", "ndcg", "mrr"))
+    return _RankCase(names, None if n else f"there is no list to score; {_ADVICE}")
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #3c6c470c
+class _RankScorer:
+    "What each list adds to the metrics, so that a resample is a weighted mean"
+
+    def __init__(self, ranks: np.ndarray, k: int):
+        hit = ranks <= k
+        self.gains = np.column_stack([hit, hit / np.log2(1 + ranks), hit / ranks])
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:  # (resamples, lists) -> (resamples, metrics)
+        return weights @ self.gains / weights.sum(axis=1, keepdims=True)
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #1bd89670
+def ranking_metrics(
+    ranks,  # of the right item in each list, from 1; half ones for ties, infinity where it cannot be shown
+    k: int = 10,  # items that are shown
+    sample_weight=None,  # weight of each list
+) -> Metrics:  # 'hit@10', 'ndcg@10', 'mrr@10'
+    "Hit rate (recall, where one item is right), NDCG and mean reciprocal rank of the first k places."
+    ranks, k = _check_ranks(ranks, "ranks"), _check_k(k)
+    return _score(_rank_case(len(ranks), k), _RankScorer(ranks, k), _weights(sample_weight, len(ranks)))
+
+# %% ../../nbs/evaluation/01_metrics.ipynb #0b15a24c
+def compare_rankings(
+    ranks: dict,  # name of a model -> its ranks, as for `ranking_metrics`
+    k: int = 10,  # items that are shown
+    baseline: str | None = None,  # the model that the others are compared with; the first if not given
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    groups=None,  # a group for each list, such as its user: whole groups are drawn
+    seed: int = 0,
+    sample_weight=None,  # weight of each list
+) -> pd.DataFrame:
+    "`compare_models` for ranks: every metric of `ranking_metrics`, the same columns and intervals."
+    _check_options(ranks, baseline, n_resamples, confidence)
+    k, checked = (
+        _check_k(k),
+        {name: _check_ranks(found, f"the ranks of {name!r}") for name, found in ranks.items()},
+    )
+    sizes = {name: len(found) for name, found in checked.items()}
+    n = next(iter(sizes.values()))
+    if len({*sizes.values()}) > 1:
+        raise EvaluationError(
+            f"the models have ranks of different lists: {sizes}; rank the same lists with all"
+        )
+    case, weights = _rank_case(n, k), _weights(sample_weight, n)
+    scorers = {name: _RankScorer(found, k) for name, found in checked.items()}
+    draws = _draws(case, scorers, weights, n_resamples, _group_codes(groups, n), seed)
+    return _comparison(case, scorers, weights, draws, baseline, confidence)
