@@ -6,8 +6,8 @@
 __all__ = ['USER', 'TIME', 'BEHAVIOR', 'ITEM', 'CATEGORY', 'PRICE', 'QUANTITY', 'SESSION', 'DURATION', 'REQUIRED', 'OPTIONAL',
            'NUMERIC', 'VIEW', 'FAVORITE', 'CART', 'REMOVE', 'BUY', 'BEHAVIORS', 'COMMON_NAMES', 'COMMON_BEHAVIORS',
            'MAX_LINE', 'OUTLIER', 'START', 'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events',
-           'read_events', 'log_clock', 'flag_events', 'CleaningReport', 'clean_events', 'event_schema', 'check_events',
-           'Filler', 'OutlierDetector', 'flag_outliers']
+           'read_events', 'log_clock', 'in_utc', 'flag_events', 'CleaningReport', 'clean_events', 'event_schema',
+           'check_events', 'Filler', 'OutlierDetector', 'flag_outliers']
 
 # %% ../../nbs/data/01_events.ipynb #74075e2b
 import datetime as dt
@@ -47,16 +47,18 @@ class LogError(ValueError):
 # %% ../../nbs/data/01_events.ipynb #5b143512
 def lazily(
     frame,  # pandas, Polars (eager or lazy), Arrow table, DuckDB relation, or what else Narwhals knows
+    threads: int = None,  # of that DuckDB; with one, sums repeat bit for bit; default: one a core
 ) -> nw.LazyFrame:
     "The frame as a Narwhals lazy frame. Eager frames are handed to a DuckDB of their own."
     wrapped = nw.from_native(frame)
     if isinstance(wrapped, nw.LazyFrame):
         return wrapped
+    database = duckdb.connect(config={"threads": threads} if threads else {})
     if isinstance(frame, pa.Table):
-        return nw.from_native(duckdb.connect().from_arrow(frame))
+        return nw.from_native(database.from_arrow(frame))
     if wrapped.implementation.is_pandas():
-        return nw.from_native(duckdb.connect().from_df(_storable(frame)))
-    return nw.from_native(duckdb.connect().from_arrow(wrapped.to_arrow()))
+        return nw.from_native(database.from_df(_storable(frame)))
+    return nw.from_native(database.from_arrow(wrapped.to_arrow()))
 
 # %% ../../nbs/data/01_events.ipynb #6e420f1b
 def _storable(frame):
@@ -998,7 +1000,7 @@ START = dt.datetime(1995, 1, 1)  # of shops on the web
 
 def log_clock(log):
     "The time after which an event must be an error: a day after the last busy day, never later than now."
-    return _clock(_timed(lazily(log)))
+    return _clock(in_utc(lazily(log)))
 
 
 def _clock(lazy):
@@ -1015,7 +1017,7 @@ def _clock(lazy):
     return min(now, last + dt.timedelta(days=2))
 
 # %% ../../nbs/data/01_events.ipynb #2893ffda
-def _timed(lazy):
+def in_utc(lazy):
     "The lazy frame with times in UTC, without a zone, to the microsecond. LogError if it is no log."
     schema = lazy.collect_schema()
     for name in REQUIRED:
@@ -1133,7 +1135,7 @@ _HELPERS = {"reason", "_row", "_late", "_kept", "_bot", "_n", "_fast", "_1d", "_
 
 def _flag(log, behaviors, now, per_day, per_minute):
     "The log as a Narwhals frame with `_row`, `reason` and `_late`, and the reasons that were looked for."
-    lazy = _timed(lazily(log))
+    lazy = in_utc(lazily(log))
     if taken := _HELPERS & set(lazy.collect_schema().names()):
         raise LogError(f"column {min(taken)!r} would be overwritten; rename it in the log")
     clock = _clock(lazy) if now is None else _moment(now)

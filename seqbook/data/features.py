@@ -7,9 +7,11 @@ __all__ = ['FAMILIES', 'WINDOWS', 'PATHS', 'PATH_LIMITS', 'RATIOS', 'CROSSES', '
            'associations', 'FeatureBuilder', 'NGrams']
 
 # %% ../../nbs/data/05_features.ipynb #4aabbf29
+import os
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import pairwise, product
@@ -40,13 +42,21 @@ from seqbook.data.events import (
     USER,
     VIEW,
     LogError,
-    _timed,
+    in_utc,
     lazily,
     like,
     to_pandas,
 )
 from .sequences import sessionize
-from .tasks import Examples, _codes, _duration, _flat, _hashed, _moments, _sum_between
+from seqbook.data.tasks import (
+    Examples,
+    as_duration,
+    as_moments,
+    flat_ranges,
+    hash_ids,
+    id_codes,
+    sum_between,
+)
 
 # %% ../../nbs/data/05_features.ipynb #a2e1fa3b
 FAMILIES = ("frequency", "duration", "interval", "pattern", "combination")
@@ -94,7 +104,7 @@ def _in_order(behaviors):
 
 
 def _microseconds(text, name):
-    return int(_duration(text, name).astype("int64"))
+    return int(as_duration(text, name).astype("int64"))
 
 
 def _labels(windows):
@@ -408,20 +418,38 @@ def _check_owner(columns, by):
             raise LogError(f"column {name!r} is missing; the log has {sorted(columns)}")
 
 # %% ../../nbs/data/05_features.ipynb #05e6d76c
-_CELLS = 160_000_000  # events times features of a part
+_CELLS, _FEW = 80_000_000, 500_000  # events times features of a part; events that deserve a part
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def _parts(log, owner, features):
     "An eager log in parts of whole owners, in the order of the owners; a lazy one as it is."
     frame = nw.from_native(log)
-    n = 1 if isinstance(frame, nw.LazyFrame) else -(-len(frame) * features // _CELLS)
-    if n <= 1:
-        yield log
-        return
-    codes, owners = _codes(frame[owner].to_pandas())
+    if isinstance(frame, nw.LazyFrame):
+        return iter([log])
+    n = max(-(-len(frame) * features // _CELLS), min(2 * _THREADS, len(frame) // _FEW))
+    return iter([log]) if n <= 1 else _divided(frame, owner, n)
+
+
+def _divided(frame, owner, n):
+    codes, owners = id_codes(frame[owner].to_pandas())
     part = codes * n // len(owners)  # -1 for events without an owner
     for k in range(n):
         yield frame[np.flatnonzero(part == k)].to_native()
+
+
+def _collected(tables, log):
+    "Lazy tables as the kind of frame that the log is, a few at a time, one below the other."
+    running, done = deque(), []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for table in tables:
+            if len(running) == _THREADS:
+                done.append(running.popleft().result())
+            running.append(pool.submit(like, table, log))
+        done += [one.result() for one in running]
+    if len(done) == 1:
+        return done[0]
+    return nw.maybe_reset_index(nw.concat([nw.from_native(table) for table in done])).to_native()
 
 # %% ../../nbs/data/05_features.ipynb #d3c9369a
 def history_features(
@@ -439,31 +467,23 @@ def history_features(
 
     One row for each owner with an event before the cutoff, in the order of cutoffs and owners. What is not
     defined, such as a gap of one event, is empty. Features that need a column which the log lacks are left
-    out."""
+    out. Those of a frame in memory repeat bit for bit."""
     lazy, by = lazily(log), (by,) if isinstance(by, str) else tuple(by)
-    columns, moments = lazy.collect_schema().names(), [moment.item() for moment in _moments(cutoffs)]
+    columns, moments = lazy.collect_schema().names(), [moment.item() for moment in as_moments(cutoffs)]
     _check_owner(columns, by)
-    behaviors = _behaviors_before(_timed(lazy), moments[-1]) if behaviors is None else behaviors
+    behaviors = _behaviors_before(in_utc(lazy), moments[-1]) if behaviors is None else behaviors
     plan = _make_plan(columns, by, behaviors, windows, gap, half_life)
     _check_names(names, plan.offers())
     names = _wanted(plan, families, names)
-    return _together(
-        [_at(part, m, plan, names, log) for m in moments for part in _parts(log, by[0], len(names))], log
-    )
+    parts = ((part, moment) for moment in moments for part in _parts(log, by[0], len(names)))
+    return _collected((_at(part, moment, plan, names) for part, moment in parts), log)
 
 
-def _at(part, moment, plan, names, log):
-    "The features at one cutoff; the kind of frame that the log is."
+def _at(part, moment, plan, names):
+    "The features at one cutoff, lazily."
     plan.cutoff = nw.lit(int(np.datetime64(moment, "us").astype("int64")))
-    rows = _events_before(_timed(lazily(part)), plan, moment)
-    return like(_table(rows, plan.by, plan, names, cutoff=nw.lit(moment)).sort(*plan.by), log)
-
-
-def _together(tables, log):
-    "Tables, one below the other."
-    if len(tables) == 1:
-        return tables[0]
-    return nw.maybe_reset_index(nw.concat([nw.from_native(table) for table in tables])).to_native()
+    rows = _events_before(in_utc(lazily(part, threads=1)), plan, moment)
+    return _table(rows, plan.by, plan, names, cutoff=nw.lit(moment)).sort(*plan.by)
 
 # %% ../../nbs/data/05_features.ipynb #e0f418b6
 _WORDS = {
@@ -969,7 +989,7 @@ def _cross(plan, cross):
 # %% ../../nbs/data/05_features.ipynb #55a4cb85
 def _spread(X):
     "The rows of all histories, one history after the other, and the example of each."
-    return _flat(X.start, X.stop)[0], np.repeat(np.arange(len(X)), X.lengths)
+    return flat_ranges(X.start, X.stop)[0], np.repeat(np.arange(len(X)), X.lengths)
 
 
 def _number(log, name):
@@ -1017,7 +1037,7 @@ def _rfm(X, behavior, columns):
     since = (X.cutoff - X.log[TIME].to_numpy("datetime64[us]")[last]).astype("float64")
     values = {"recency": -since, "frequency": frequency.astype("float64")}
     if PRICE in columns and behavior == BUY:
-        values["monetary"] = _sum_between(np.nan_to_num(_paid(X.log, columns)), X.start, X.stop)
+        values["monetary"] = sum_between(np.nan_to_num(_paid(X.log, columns)), X.start, X.stop)
     return values, frequency > 0
 
 
@@ -1303,7 +1323,7 @@ def _encoded_column(X, codes, means, column):
     table, some = {}, X.lengths > 0
     for name, by_value in means.items():
         at = by_value[codes]
-        mean = _sum_between(at, X.start, X.stop) / np.maximum(X.lengths, 1)
+        mean = sum_between(at, X.start, X.stop) / np.maximum(X.lengths, 1)
         table[f"{_COLUMNS[column]}_target_mean{name}"] = np.where(some, mean, np.nan)
         table[f"{_COLUMNS[column]}_target_last{name}"] = np.where(some, at[X.stop - 1], np.nan)
     return table
@@ -1413,7 +1433,7 @@ class FeatureBuilder(TransformerMixin, BaseEstimator):
     def fit_transform(self, X: Examples, y=None) -> pd.DataFrame:
         "`fit`, and the features of the training examples, with out-of-fold target encodings."
         self.fit(X, y)
-        fold = _hashed(X.ids, self.seed) % self.n_folds
+        fold = hash_ids(X.ids, self.seed) % self.n_folds
         unseen = _out_of_fold(X, self.means_, _targets(y), fold, self.smoothing) if self.means_ else {}
         return self._framed({**self._counted(X), **self._learned(X), **unseen})
 
@@ -1463,8 +1483,10 @@ def _counted(self: FeatureBuilder, X):
     plan = self._plan()
     plan.cutoff = plan.total("cutoff", nw.col("_cutoff"), "min")
     names = _wanted(plan, self.families, self.names)
-    table = _table(lazily(_example_rows(X, plan)), ("example",), plan, names)
-    frame = table.collect("pandas").to_native().set_index("example").reindex(np.arange(len(X)))
+    rows = _example_rows(X, plan)
+    parts = (lazily(part, threads=1) for part in _parts(rows, "example", len(names)))
+    table = _collected((_table(part, ("example",), plan, names) for part in parts), rows)
+    frame = table.set_index("example").reindex(np.arange(len(X)))
     return {name: frame[name].to_numpy("float64") for name in names}
 
 

@@ -28,7 +28,6 @@ from sklearn.feature_selection import (
     r_regression,
 )
 from sklearn.impute import SimpleImputer
-from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import l1_min_c
@@ -70,12 +69,6 @@ def _names(estimator):
         estimator, "feature_names_in_", np.array([f"x{i}" for i in range(estimator.n_features_in_)])
     )
 
-# %% ../../nbs/data/06_selection.ipynb #b8518e2c
-def _rounded(x):
-    "Numbers with 40 binary digits, so that the order of a sum does not show."
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(mantissa * 2**40) / 2**40, exponent)
-
 # %% ../../nbs/data/06_selection.ipynb #72a3c463
 LABELS = ("auto", "classes", "numbers")
 MAX_CLASSES = 20  # whole numbers with more distinct values than this are taken for numbers
@@ -102,7 +95,7 @@ def _target(y, n, labels):
             f"every label is {found.tolist()[0]!r}, one class alone; features need two to tell apart"
         )
     classes = _are_classes(y) if labels == "auto" else labels == "classes"
-    return (codes if classes else _rounded(y.astype("float64"))), classes
+    return (codes if classes else y.astype("float64")), classes
 
 # %% ../../nbs/data/06_selection.ipynb #8a90715b
 def _by_content(X, y):
@@ -281,15 +274,23 @@ def _halves(y, groups):
     return [np.flatnonzero(half[owners] == h) for h in (0, 1)]
 
 
+def _losses(model, X, y, rng, repeats=2):
+    "What the score loses when a column is shuffled; nothing for a column that the model does not read."
+    full, lost = _score(model, X, y), np.zeros(X.shape[1])
+    for column in np.flatnonzero(model.feature_importances_):
+        shuffled = X.copy()
+        for _ in range(repeats):
+            shuffled[:, column] = rng.permutation(X[:, column])
+            lost[column] += (full - _score(model, shuffled, y)) / repeats
+    return lost
+
+
 def _permutation(data: Labelled) -> np.ndarray:
     "Loss of a boosted model on held-out rows (log loss or R squared) when the column is shuffled there."
-    (a, b), losses = _halves(data.y, data.groups), []
+    (a, b), rng, losses = _halves(data.y, data.groups), np.random.default_rng(data.seed), []
     for fit, held_out in ((a, b), (b, a)):
         model = _boosted(replace(data, X=data.X[fit], y=data.y[fit]))
-        look = {"scoring": _score, "n_repeats": 2, "random_state": data.seed}
-        losses.append(
-            permutation_importance(model, data.X[held_out], data.y[held_out], **look).importances_mean
-        )
+        losses.append(_losses(model, data.X[held_out], data.y[held_out], rng))
     return np.mean(losses, axis=0)
 
 # %% ../../nbs/data/06_selection.ipynb #ee90be9a
@@ -332,8 +333,21 @@ def _scores(X, y, classes, groups, method, k, seed):
         scores[varying] = METHODS[method](Labelled(X[:, varying], y, classes, groups, k, seed))
     return scores
 
+# %% ../../nbs/data/06_selection.ipynb #82f6e0c7
+class _Selector(SelectorMixin, BaseEstimator):
+    "A selector whose `fit` says in `support_` which columns stay; values may be missing."
+
+    def _get_support_mask(self):
+        check_is_fitted(self, "support_")
+        return self.support_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
 # %% ../../nbs/data/06_selection.ipynb #f32c331a
-class FeatureSelector(SelectorMixin, BaseEstimator):
+class FeatureSelector(_Selector):
     """Keep the `k` columns with the highest scores of one method of `METHODS`.
 
     Missing values are filled with the column's median for scoring, and are still missing in what comes out.
@@ -355,7 +369,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         groups=None,  # for each row an id, such as the user: rows of an id are held out together
     ):
         "Score the columns. `LogError` for columns that are not numbers, labels of one class, a wrong k."
-        X = _rounded(_checked(X, self))
+        X = _checked(X, self)
         y, self.classify_ = _target(y, len(X), self.labels)
         _check_choice(self.method, self.k, X.shape[1])
         groups = _owners(groups, len(X))
@@ -367,13 +381,9 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         self.support_[columns[np.argsort(-scores, kind="stable")[: self.k]]] = True
         return self
 
-    def _get_support_mask(self):
-        check_is_fitted(self, "support_")
-        return self.support_
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = tags.target_tags.required = True
+        tags.target_tags.required = True
         return tags
 
 # %% ../../nbs/data/06_selection.ipynb #83de989e
@@ -395,7 +405,7 @@ def _check_choice(method, k, d):
         raise LogError(f"k is {k}, but the table has {d} columns; pass k={d} or less")
 
 # %% ../../nbs/data/06_selection.ipynb #6e62ca5d
-class FeatureFilter(SelectorMixin, BaseEstimator):
+class FeatureFilter(_Selector):
     "Drop columns that are missing too often or vary too little. Fitted: `missing_`, `support_`."
 
     def __init__(
@@ -420,15 +430,6 @@ class FeatureFilter(SelectorMixin, BaseEstimator):
                 f"{self.min_variance}; allow more, or look at how the table was made"
             ) from error
         return self
-
-    def _get_support_mask(self):
-        check_is_fitted(self, "support_")
-        return self.support_
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
 # %% ../../nbs/data/06_selection.ipynb #19be1912
 PLACES = 50  # that mRMR and JMI work out for the table

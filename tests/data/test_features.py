@@ -370,6 +370,30 @@ def test_parts_of_a_large_log_are_as_good_as_the_whole(shop, monkeypatch, by):
     pd.testing.assert_frame_equal(other.to_pandas(), whole, check_dtype=False)
 
 
+def test_features_repeat_bit_for_bit(shop, monkeypatch):
+    """Alone and among others, in one part and in many at a time."""
+    same, cutoff = dict(check_exact=True), "2024-03-01"
+    whole = history_features(shop, cutoff)
+    pd.testing.assert_frame_equal(history_features(shop, cutoff), whole, **same)
+    even = shop[shop["user_id"] % 2 == 0]
+    rows = whole[whole["user_id"] % 2 == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(history_features(even, cutoff, behaviors=behaviors_of(shop)), rows, **same)
+    monkeypatch.setattr(features, "_FEW", len(shop) // 7)
+    monkeypatch.setattr(features, "_THREADS", 3)
+    assert len(list(features._parts(shop, "user_id", 1))) == 6
+    pd.testing.assert_frame_equal(history_features(shop, cutoff), whole, **same)
+
+
+def test_the_builder_repeats_bit_for_bit(examples, fitted, table, monkeypatch):
+    order = np.random.default_rng(0).permutation(len(examples))
+    pd.testing.assert_frame_equal(fitted.transform(examples), table, check_exact=True)
+    expected = table.iloc[order].reset_index(drop=True)
+    pd.testing.assert_frame_equal(fitted.transform(examples[order]), expected, check_exact=True)
+    monkeypatch.setattr(features, "_FEW", examples.lengths.sum() // 5)
+    monkeypatch.setattr(features, "_THREADS", 4)
+    pd.testing.assert_frame_equal(fitted.transform(examples), table, check_exact=True)
+
+
 def test_many_cutoffs_are_one_after_the_other(shop):
     cutoffs, few = (
         pd.to_datetime(["2024-02-01", "2024-03-01"]),
