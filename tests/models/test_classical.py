@@ -252,7 +252,7 @@ def test_classifiers_take_examples_and_come_back_from_a_file(tmp_path, shop_exam
     assert proba.shape == (len(asked), 2) and model.classes_.tolist() == [0, 1]
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     again = load_model(save_model(model, tmp_path / "model"))
-    np.testing.assert_allclose(again.predict_proba(asked), proba, rtol=1e-9)
+    np.testing.assert_array_equal(again.predict_proba(asked), proba)
 
 
 @pytest.mark.parametrize("inputs", [SLIM, "ngrams"], ids=["features", "ngrams"])
@@ -264,7 +264,7 @@ def test_regressors_take_examples_and_come_back_from_a_file(tmp_path, spend_exam
     assert amounts.shape == (len(test),) and amounts.min() >= 0
     assert amounts.max() <= examples.label[train].max()
     again = load_model(save_model(model, tmp_path / "model"))
-    np.testing.assert_allclose(again.predict(examples[test]), amounts, rtol=1e-9)
+    np.testing.assert_array_equal(again.predict(examples[test]), amounts)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -384,7 +384,7 @@ def test_pipeline_hands_the_users_of_examples_to_the_calibration(shop_examples):
     table = clone(SLIM).fit_transform(examples[train], examples.label[train])
     peer = make_classifier("linear-svm").fit(table, examples.label[train], groups=examples.ids[train])
     late = model["inputs"].transform(examples[test])
-    np.testing.assert_allclose(model.predict_proba(examples[test]), peer.predict_proba(late), rtol=1e-9)
+    np.testing.assert_array_equal(model.predict_proba(examples[test]), peer.predict_proba(late))
 
 
 def test_rare_class_is_named():
@@ -404,7 +404,7 @@ def test_what_comes_after_the_cutoff_changes_nothing(shop_examples, model):
         make_classifier(model, SLIM, **SMALL.get(model, {})).fit(e[train]) for e in (examples, other)
     )
     proba, again = (model.predict_proba(examples[test]) for model in (once, twice))
-    np.testing.assert_allclose(proba, again, rtol=1e-9)
+    np.testing.assert_array_equal(proba, again)
 
 
 def test_preparation_learns_from_the_training_rows_alone():
