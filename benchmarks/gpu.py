@@ -9,7 +9,6 @@ README.md says how it is measured.
 import argparse
 import datetime as dt
 import importlib.util
-import inspect
 import json
 import sys
 import time
@@ -81,63 +80,28 @@ def classifier(kind: str, size: dict):
 
     scale = {"mean": 0.0, "variance": 1.0}
     fields = {"behavior": {"size": 6}, "item": {"size": ITEMS}, "log_gap": scale}
-    named = "encoder" if "encoder" in inspect.signature(networks.build_network).parameters else "cell"
-    options = {named: kind, "units": size["units"], "embedding_dim": size["dim"], "penalty": 0.0}
-    return networks.build_network(fields, np.array([0.8, 0.2]), **options)
+    options = {"encoder": kind, "units": size["units"], "embedding_dim": size["dim"], "penalty": 0.0}
+    return networks.build_network(fields, networks.probability_layer(np.array([0.8, 0.2])), **options)
 
 
 def attention(kind: str, batch: int, size: dict) -> Model:
-    """A next-item model with the full softmax: SASRec at all positions, BERT4Rec at the masked ones."""
-    from seqbook.models.training import jit_choice, make_optimizer
+    """A next-item model with the full softmax: SASRec at all positions, BERT4Rec at the hidden ones."""
+    from seqbook.data.sequences import Sequences
+    from seqbook.models import next_item
 
-    keras = import_keras()
-    network = transformer(causal=kind == "sasrec", **size)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(make_optimizer(), loss, jit_compile=jit_choice(recurrent=False, fixed_shapes=True))
-    rng, shape, found = np.random.default_rng(0), (batch, size["time"]), []
-    for _ in range(4):
-        items = rng.integers(2, ITEMS, shape, "int32")
-        hidden = rng.random(shape) < 0.2
-        x = items if kind == "sasrec" else np.where(hidden, 1, items).astype("int32")
-        weight = np.ones(shape, "float32") if kind == "sasrec" else hidden.astype("float32")
-        found.append((x, np.roll(items, -1, axis=1) if kind == "sasrec" else items, weight))
-    t, w = size["time"], size["width"]
-    # a block: query, key, value and output; two layers of 4w; scores and their sum over the positions
-    block = t * (4 * w * w + 8 * w * w) + 2 * t * t * w
-    return Model(network, found, size["blocks"] * block + t * w * ITEMS)
-
-
-def transformer(causal: bool, time: int, width: int, blocks: int, heads: int):
-    """Item codes (batch, time) -> logits (batch, time, items), with tied embeddings and pre-norm blocks."""
-    keras = import_keras()
-    layers = keras.layers
-    codes = keras.Input((time,), dtype="int32")
-    table = layers.Embedding(ITEMS, width, name="item")
-    places = layers.Embedding(time, width, name="place")
-    x = table(codes) + places(keras.ops.arange(time))
-    x = layers.Dropout(0.2)(x)
-    for _ in range(blocks):
-        y = layers.LayerNormalization()(x)
-        y = layers.MultiHeadAttention(heads, width // heads, dropout=0.2)(y, y, use_causal_mask=causal)
-        x = x + layers.Dropout(0.2)(y)
-        y = layers.Dense(4 * width, "gelu")(layers.LayerNormalization()(x))
-        x = x + layers.Dropout(0.2)(layers.Dense(width)(y))
-    return keras.Model(codes, tied(table, layers.LayerNormalization()(x)))
-
-
-def tied(table, x):
-    """Logits: the product with the transposed embedding table, as a layer."""
-    keras = import_keras()
-
-    class Tied(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.table = table
-
-        def call(self, x):
-            return keras.ops.matmul(x, keras.ops.transpose(keras.ops.cast(self.table.embeddings, x.dtype)))
-
-    return Tied()(x)
+    keras, t, w = import_keras(), size["time"], size["width"]
+    options = {"units": w, "max_length": t, "blocks": size["blocks"], "heads": size["heads"]}
+    make = next_item.SASRec if kind == "sasrec" else next_item.BERT4Rec
+    model = make(**options, batch_size=batch, precision=keras.config.dtype_policy().name)
+    model.n_items_, model.counts_ = ITEMS, np.ones(ITEMS)
+    length = t + 1 if kind == "sasrec" else t  # SASRec reads all events but the last
+    codes = np.random.default_rng(0).integers(0, ITEMS, batch * length, "int32")
+    X = Sequences({next_item.FIELD: codes}, np.arange(batch + 1) * length, np.arange(batch), {})
+    training, one = model._compile(1000), next_item._Batches(model, model._windows(X), 0)[0]
+    # a block: query, key, value, output and two dense layers; scores and their sum over the positions
+    block = 6 * t * w * w + 2 * t * t * w
+    logits = w * ITEMS * int(one[1].sum()) // batch
+    return Model(training, [one], size["blocks"] * block + logits)
 
 
 MODELS = {
@@ -211,7 +175,7 @@ def measure(model: Model, batch: int, seconds: float) -> dict:
     """Steps one by one, as seqbook's loop makes them, and in Keras's `fit`, after two steps that compile."""
     start = time.perf_counter()
     for i in range(2):
-        model.network.train_on_batch(*model.batches[i])
+        model.network.train_on_batch(*model.batches[i % len(model.batches)])
     compiled = time.perf_counter() - start
     step = timed(model, 3) / 3
     steps = max(4, int(seconds / step))
