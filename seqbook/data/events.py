@@ -54,6 +54,8 @@ def lazily(
     if isinstance(wrapped, nw.LazyFrame):
         return wrapped
     database = duckdb.connect(config={"threads": threads} if threads else {})
+    if threads == 1:  # several of these run side by side, and their progress bars would write over each other
+        database.execute("SET enable_progress_bar = false")
     if isinstance(frame, pa.Table):
         return nw.from_native(database.from_arrow(frame))
     if wrapped.implementation.is_pandas():
