@@ -15,7 +15,7 @@ from results import save, show
 
 from seqbook.data.sequences import Sequences, batches, import_keras
 from seqbook.evaluation.metrics import bootstrap_metrics
-from seqbook.models.networks import build_network, input_fields
+from seqbook.models.networks import build_network, input_fields, probability_layer
 
 LONGEST, MEDIAN, BATCH = 100, 12, 128
 SPREADS = (0.8, 1.0)  # standard deviations of the logarithm of the length
@@ -40,7 +40,7 @@ def make_network(X: Sequences, y: np.ndarray, seed: int):
     keras = import_keras()
     keras.utils.set_random_seed(seed)
     fields = input_fields(X) | {"behavior": {"size": CODES}}
-    network = build_network(fields, np.array([1 - y.mean(), y.mean()]))
+    network = build_network(fields, probability_layer([1 - y.mean(), y.mean()]))
     network.compile(keras.optimizers.Adam(2e-3), "binary_crossentropy", jit_compile=False)
     return network
 

@@ -242,9 +242,10 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="gru (a network), counts, majority, logistic, naive-bayes, svm, linear-svm, knn, tree, "
-            "forest, boosting or lightgbm. For spend: mean, rfm, linear, ridge, lasso, two-part, tweedie, "
-            "gamma, forest, boosting or lightgbm. Default: gru, for spend two-part.",
+            help="A network: gru, lstm, rnn, cnn or transformer. Or counts, majority, logistic, naive-bayes, "
+            "svm, linear-svm, knn, tree, forest, boosting or lightgbm. For spend: a network, mean, rfm, "
+            "linear, ridge, lasso, two-part, tweedie, gamma, forest, boosting or lightgbm. "
+            "Default: gru, for spend two-part.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -273,7 +274,8 @@ def run(
         ),
     ] = 100,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes of gru over the training examples.", rich_help_panel=_MODEL)
+        int,
+        typer.Option(min=1, help="Passes of a network over the training examples.", rich_help_panel=_MODEL),
     ] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_MODEL)] = 0,
     users: Annotated[

@@ -307,7 +307,7 @@ def test_bad_options(path, tmp_path):
     out = ("--out", tmp_path / "r")
     assert "choose one of purchase" in mistake("run", path, "--task", "fly", *out)
     assert "choose one of gru" in mistake("run", path, "--model", "oracle", *out)
-    assert "choose one of mean, " in mistake("run", path, "--task", "spend", "--model", "gru", *out)
+    assert "choose one of mean, " in mistake("run", path, "--task", "spend", "--model", "majority", *out)
     assert "purchase has no model 'mean'" in mistake("run", path, "--model", "mean", *out)
     assert "choose one of" in mistake("run", path, "--dataset", "mine", *out)
     assert "theirs=ours" in mistake("run", path, "--columns", "user_id", *out)

@@ -1,22 +1,41 @@
-"""The recurrent classifier: masks, repeatability, kills, saving, other backends."""
+"""The networks: masks, repeatability, kills, saving, late features, each head, other backends."""
 
 import importlib.util
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
 from seqbook.data.events import LogError
 from seqbook.data.sequences import Sequences, Vocabulary
 from seqbook.models.classical import CountsClassifier
-from seqbook.models.networks import SequenceClassifier, build_network, import_keras, input_fields
+from seqbook.models.networks import (
+    ENCODERS,
+    NextEventModel,
+    SequenceClassifier,
+    SequenceRegressor,
+    SequenceTagger,
+    attention_weights,
+    build_network,
+    import_keras,
+    input_fields,
+    network_graph,
+    next_targets,
+    probability_layer,
+)
 
+ENCODER_TESTS = Path(__file__).with_name("test_encoders.py")
+test_encoders = SimpleNamespace(**runpy.run_path(str(ENCODER_TESTS)))
 VOCABULARY = Vocabulary(np.array(["view", "cart", "buy"], object))
 SMALL = {"units": 8, "epochs": 2, "batch_size": 64, "progress": False}
 
@@ -163,7 +182,7 @@ def test_is_a_scikit_learn_model():
     assert clone(model).get_params() == model.get_params()
     assert clone(model).set_params(units=7).units == 7
     with pytest.raises(LogError, match="choose one of"):
-        SequenceClassifier(cell="abacus", progress=False).fit(*make())
+        SequenceClassifier("abacus", progress=False).fit(*make())
 
 
 @pytest.mark.parametrize("weight", [None, {0: 1.0, 1: 3.0}], ids=str)
@@ -253,29 +272,253 @@ def test_nothing_heavy_is_imported_before_a_network_is_built():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.fixture(scope="module")
+def saved_networks(tmp_path_factory):
+    """Networks of every encoder, with what they answer here."""
+    folder = tmp_path_factory.mktemp("networks")
+    for i, (encoder, options) in enumerate(test_encoders.CASES):
+        for each in (False, True):
+            network = test_encoders.build(encoder, options, each)
+            (path := folder / f"{i}_{each:d}").mkdir()
+            network.save(path / "network.keras")
+            np.save(path / "answers.npy", test_encoders.ask(network, test_encoders.X.pad(12)))
+    return folder
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_runs_on_other_backends(backend, tmp_path, fitted):
+def test_the_same_holds_on_other_backends(backend, saved_networks):
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    model, X, _ = fitted
-    folder = model.save(tmp_path / "model")
-    code = f"""
-        import sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        import numpy as np
-        from test_networks import SMALL, make
-        from seqbook.models.networks import SequenceClassifier
-        X, y = make()
-        np.save({str(tmp_path / "p.npy")!r}, SequenceClassifier.load({str(folder)!r}).predict_proba(X))
-        assert np.isfinite(SequenceClassifier(**SMALL).fit(X, y).predict_proba(X)).all()
-    """
-    done = python(code, KERAS_BACKEND=backend)
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), model.predict_proba(X), atol=1e-5)
+        pytest.skip(f"{backend} is not installed; pip install {backend} to run this")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ENCODER_TESTS)]
+    chosen = {"KERAS_BACKEND": backend, "SEQBOOK_NETWORKS": str(saved_networks)}
+    done = subprocess.run(command, env={**os.environ, **chosen}, capture_output=True, text=True)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "skipped" not in done.stdout
 
 
 def test_a_fresh_network_answers_the_shares_where_it_reads_nothing():
     X, _ = make()
-    network = build_network(input_fields(X), np.array([0.8, 0.2]))
+    network = build_network(input_fields(X), probability_layer([0.8, 0.2]))
     answers = import_keras().ops.convert_to_numpy(network(X.pad(), training=False))
     np.testing.assert_allclose(answers[X.lengths == 0], 0.2, atol=1e-6)
+
+
+def test_a_network_needs_nothing_of_this_package_to_be_loaded(saved_networks):
+    folder = saved_networks / "7_0"  # the Transformer
+    code = f"""
+        import sys, numpy as np, keras
+        network = keras.saving.load_model({str(folder / "network.keras")!r}, safe_mode=True)
+        assert not [name for name in sys.modules if name.startswith("seqbook")]
+        print(network.count_params())
+    """
+    done = python(code)
+    assert done.returncode == 0 and int(done.stdout.split()[-1]) > 0, done.stderr
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_each_encoder_learns_to_classify(encoder):
+    X, _ = make(600)
+    y = (np.bincount(np.repeat(np.arange(len(X)), X.lengths), X.fields["behavior"] == 3, len(X)) >= 1).astype(
+        int
+    )
+    options = {"units": 8, "epochs": 12, "batch_size": 32, "learning_rate": 0.02, "progress": False}
+    model = SequenceClassifier(encoder, counts=4, **options).fit(X, y, (X, y))
+    assert model.history_["val_auc"].max() > 0.9
+
+
+def test_wrong_options_say_what_to_do():
+    X, y = make()
+    for options, message in [
+        ({"encoder": "abacus"}, "choose one of bag, cnn"),
+        ({"combine": "mix"}, "choose one of concat, sum"),
+        ({"encoder": "cnn", "options": {"heads": 2}}, "takes depth, kernel_size"),
+        ({"encoder": "bag", "options": {"depth": 2}}, "takes none"),
+        ({"encoder": "transformer", "options": {"heads": 3}}, "heads"),
+        ({"encoder": "transformer", "options": {"positions": "spiral"}}, "positions"),
+    ]:
+        with pytest.raises(LogError, match=message):
+            SequenceClassifier(**SMALL | options).fit(X, y)
+
+
+def table_of(X, seed=0):
+    """What is known beside the events; the first column gives the label away."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({"hint": rng.normal(size=len(X)), "city": rng.choice(["Rome", "Oslo"], len(X))})
+
+
+def test_what_joins_late_is_learned_from_and_asked_for():
+    X, _ = make()
+    table = table_of(X)
+    y = (table["hint"] > 0).astype(int).to_numpy()
+    model = SequenceClassifier(**SMALL | {"epochs": 20, "learning_rate": 0.02}).fit(X, y, features=table)
+    fresh, other = make(seed=3)[0], table_of(X, seed=3)
+    assert model.score(X, y) > 0.9
+    assert ((model.predict_proba(fresh, other)[:, 1] > 0.5) == (other["hint"] > 0)).mean() > 0.9
+    for wrong, message in [
+        (None, "with a table"),
+        (other[:-1], "pass one for each"),
+        (other[["city"]], "hint"),
+    ]:
+        with pytest.raises(LogError, match=message):
+            model.predict_proba(fresh, wrong)
+    with pytest.raises(LogError, match="without a table"):
+        SequenceClassifier(**SMALL).fit(X, y).predict_proba(X, table)
+
+
+def test_gaps_and_unknown_categories_of_what_joins_late_get_an_answer():
+    X, y = make()
+    model = SequenceClassifier(**SMALL).fit(X, y, features=table_of(X))
+    strange = table_of(X).assign(city="Atlantis")
+    strange.loc[:9, "hint"] = np.nan
+    assert np.isfinite(model.predict_proba(X, strange)).all()
+
+
+def tags_of(X):
+    """For each event: was an odd number of carts before it, itself included? Every third is not asked."""
+    carts = np.concatenate(
+        [
+            np.cumsum(X.fields["behavior"][i:j] == 3)
+            for i, j in zip(X.offsets[:-1], X.offsets[1:], strict=True)
+        ]
+    )
+    return np.where(np.arange(len(carts)) % 3 == 2, -1, (carts > 0).astype(int))
+
+
+def test_tags_are_learned_from_the_events_that_are_asked():
+    X, V = make(600)[0], make(300, seed=1)[0]
+    options = {"units": 8, "epochs": 8, "batch_size": 32, "learning_rate": 0.02, "progress": False}
+    model = SequenceTagger("gru", **options).fit(X, tags_of(X), (V, tags_of(V)))
+    asked = tags_of(V) >= 0
+    assert (model.predict(V)[asked] == tags_of(V)[asked]).mean() > 0.97
+    assert model.predict_proba(V).shape == (V.offsets[-1], 2)
+    with pytest.raises(LogError, match="one for each event"):
+        model.fit(X, np.zeros(len(X)))
+    with pytest.raises(LogError):
+        model.fit(X, np.full(X.offsets[-1], -1))
+
+
+def test_labels_of_events_that_are_not_asked_do_not_matter():
+    X = make()[0]
+    tags = tags_of(X)
+    one = SequenceTagger(**SMALL).fit(X, tags)
+    with pytest.raises(LogError, match="one label|only one|class"):
+        one.fit(X, np.where(tags == 1, -1, tags))
+    assert set(one.classes_) == {0, 1}
+
+
+def test_the_loss_of_tags_does_not_depend_on_the_padding():
+    X = make()[0]
+    still = {"learning_rate": 0.0, "dropout": 0.0, "epochs": 1}
+    losses = [
+        SequenceTagger("gru", **SMALL | still | {"batch_size": size}).fit(X, tags_of(X)).history_["loss"][0]
+        for size in (300, 8)
+    ]
+    exact = (
+        SequenceTagger("gru", **SMALL | still).fit(X, tags_of(X), (X, tags_of(X))).history_["val_log_loss"][0]
+    )
+    assert losses[0] == pytest.approx(exact, abs=1e-5) and losses[1] == pytest.approx(exact, rel=0.05)
+
+
+def test_a_tagger_that_looks_ahead_must_be_asked_for():
+    X = make()[0]
+    with pytest.raises(LogError, match="causal=False"):
+        SequenceTagger("bigru", **SMALL).fit(X, tags_of(X))
+    for encoder in ("bigru", "transformer"):
+        model = SequenceTagger(encoder, causal=False, **SMALL).fit(X, tags_of(X))
+        short = X.truncate(5)
+        begun = Sequences(
+            {name: v[: X.offsets[5]] for name, v in X.fields.items()},
+            X.offsets[:6],
+            X.ids[:5],
+            X.vocabularies,
+        )
+        assert model.predict_proba(begun).shape[0] == X.offsets[5] and len(short)
+
+
+def amounts_of(X, y, seed=0):
+    """Amounts of those with label 1."""
+    return y * np.random.default_rng(seed).lognormal(3, 0.5, len(X))
+
+
+def test_amounts_are_expected_where_they_come():
+    X, y = make(1500)
+    V, v = make(500, seed=1)
+    options = {"units": 8, "epochs": 10, "batch_size": 32, "learning_rate": 0.02, "progress": False}
+    model = SequenceRegressor("gru", **options).fit(X, amounts_of(X, y), (V, amounts_of(V, v, 1)))
+    mean = np.exp(3 + 0.5**2 / 2)
+    assert (
+        model.predict(V)[v == 1].mean() == pytest.approx(mean, rel=0.15)
+        and model.predict(V)[v == 0].mean() < 2
+    )
+    parts = model.predict_parts(V)
+    assert parts["median"][v == 1].mean() == pytest.approx(np.exp(3), rel=0.15)
+
+
+def test_amounts_in_another_currency_are_the_same():
+    X, y = make()
+    euros = amounts_of(X, y)
+    one = SequenceRegressor(**SMALL).fit(X, euros).predict(X)
+    cents = SequenceRegressor(**SMALL).fit(X, 100 * euros).predict(X)
+    np.testing.assert_allclose(cents, 100 * one, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [(-np.ones(300), "below|negative|least"), (np.zeros(300), "longer horizon"), (np.full(300, np.nan), ".")],
+    ids=["negative", "nothing", "missing"],
+)
+def test_amounts_that_cannot_be(y, message):
+    with pytest.raises(LogError, match=message):
+        SequenceRegressor(**SMALL).fit(make()[0], y)
+
+
+def test_the_next_event_of_all_events_but_unknown_ones():
+    X = make()[0]
+    targets = next_targets(X)
+    ends = X.offsets[1:][X.lengths > 0] - 1
+    assert (targets[ends] == 0).all() and (np.delete(targets[:, 2], ends) == 1).all()
+    inner = np.setdiff1d(np.arange(X.offsets[-1]), ends)
+    np.testing.assert_array_equal(targets[inner, 0], X.fields["behavior"][inner + 1])
+    np.testing.assert_array_equal(targets[inner, 1], X.fields["log_gap"][inner + 1])
+
+
+def test_next_probabilities_and_times_are_what_they_should_be():
+    X = make()[0]
+    X = X[X.lengths > 0]
+    model = NextEventModel(**SMALL).fit(X)
+    proba = model.predict_proba(X)
+    assert model.classes_.tolist() == ["end", "view", "cart", "buy"]
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    times = [model.predict_time(X, q) for q in (0.1, 0.5, 0.9)]
+    assert (np.diff(times, axis=0) > 0).all() and (times[0] >= 0).all()
+    np.testing.assert_allclose(model.predict_proba(X, each=True)[X.offsets[1:] - 1], proba, atol=1e-6)
+    with pytest.raises(LogError, match="no event"):
+        model.predict_proba(make()[0])
+    with pytest.raises(LogError, match="log_gap"):
+        model.fit(X.select(["behavior"]))
+
+
+def test_without_the_end_it_is_never_expected():
+    X = make()[0]
+    model = NextEventModel(end=False, **SMALL).fit(X)
+    assert model.predict_proba(X[X.lengths > 0])[:, 0].max() < 1e-3
+
+
+def test_attention_weights_add_up():
+    X, y = make()
+    model = SequenceClassifier("gru-attention", **SMALL).fit(X, y)
+    owner = np.repeat(np.arange(len(X)), X.lengths)
+    sums = np.bincount(owner, attention_weights(model, X), len(X))
+    np.testing.assert_allclose(sums, X.lengths > 0, atol=1e-6)
+    with pytest.raises(LogError, match="gru-attention"):
+        attention_weights(SequenceClassifier(**SMALL).fit(X, y), X)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_graph_leads_from_every_input_to_the_answer(encoder):
+    network = build_network(input_fields(make()[0]), probability_layer([0.5, 0.5]), encoder, features=2)
+    reached = {"behavior", "log_gap", "features"}
+    for source, target in network_graph(network).to_numpy():
+        assert source != target
+        reached |= {target} if source in reached or "position" in source else set()
+    assert "probability" in reached and "mask" not in reached

@@ -1,0 +1,197 @@
+"""What holds for every encoder and every head, on whichever backend Keras runs.
+
+`test_networks.py` runs this file again on JAX and on PyTorch, in processes of their own."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqbook.data.sequences import Sequences, Vocabulary
+from seqbook.models.networks import (
+    ENCODERS,
+    NETWORK,
+    TWO_WAY,
+    NextEventModel,
+    SequenceClassifier,
+    SequenceRegressor,
+    SequenceTagger,
+    build_network,
+    import_keras,
+    input_fields,
+    probability_layer,
+    zero_inflated_loss,
+    zero_inflated_nll,
+)
+
+VOCABULARY = Vocabulary(np.array(["view", "cart", "buy"], object))
+SMALL = {"units": 8, "epochs": 1, "batch_size": 64, "progress": False}
+SHARES = [0.8, 0.2]
+CASES = [(name, {}) for name in ENCODERS] + [
+    ("transformer", {"positions": "rotary"}),
+    ("transformer", {"positions": "none", "depth": 1}),
+    ("gru", {"depth": 2}),
+]
+IDS = [" ".join([name, *map(str, options.values())]) for name, options in CASES]
+
+
+def make(n=40, seed=0, longest=12):
+    """Histories with codes and measurements, empty ones too; and a table that joins late."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, longest, n)
+    lengths[:2] = 0, longest
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("int64")
+    fields = {
+        "behavior": rng.choice([2, 3, 4], offsets[-1]).astype("int32"),
+        "item": rng.integers(1, 99, offsets[-1]).astype("int32"),
+        "log_gap": rng.exponential(4, offsets[-1]).astype("float32"),
+    }
+    return Sequences(fields, offsets, np.arange(n), {"behavior": VOCABULARY})
+
+
+X = make()
+LATE = np.random.default_rng(1).normal(size=(len(X), 3)).astype("float32")
+
+
+def draw_weights(network, seed=0):
+    """Weights that are not small, so that each of them matters."""
+    rng = np.random.default_rng(seed)
+    for weights in network.trainable_variables:
+        weights.assign(rng.normal(0, 0.4, weights.shape))
+    return network
+
+
+def build(encoder, options, each, **more):
+    """A network with random weights and everything that there is."""
+    more = {"units": 8, "counts": 2, "features": 3, "combine": "sum" if each else "concat"} | more
+    output = probability_layer(SHARES)
+    return draw_weights(build_network(input_fields(X), output, encoder, each=each, options=options, **more))
+
+
+def ask(network, inputs, features=LATE):
+    """The answers as NumPy."""
+    return import_keras().ops.convert_to_numpy(network({**inputs, "features": features}, training=False))
+
+
+def answers(network, width, side="right", each=False):
+    """The answers for the padded histories, those for padding left out."""
+    inputs = X.pad(width, side)
+    found = ask(network, inputs)
+    return found[inputs["mask"]] if each else found
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["history", "each event"])
+@pytest.mark.parametrize("encoder, options", CASES, ids=IDS)
+def test_padding_of_any_amount_on_either_side_changes_nothing(encoder, options, each):
+    network = build(encoder, options, each)
+    plain = answers(network, 12, each=each)
+    assert np.isfinite(plain).all() and plain.std() > 1e-3
+    for width, side in [(12, "left"), (31, "right"), (31, "left")]:
+        np.testing.assert_allclose(answers(network, width, side, each), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder, options", CASES, ids=IDS)
+def test_what_stands_in_the_padding_does_not_matter(encoder, options):
+    network, inputs = build(encoder, options, False), X.pad(31)
+    rubbish = {
+        "behavior": np.where(inputs["mask"], inputs["behavior"], 4),
+        "item": np.where(inputs["mask"], inputs["item"], 7),
+        "log_gap": np.where(inputs["mask"], inputs["log_gap"], 99).astype("float32"),
+        "mask": inputs["mask"],
+    }
+    np.testing.assert_allclose(ask(network, rubbish), ask(network, inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder, options", CASES, ids=IDS)
+def test_an_event_knows_nothing_of_later_ones(encoder, options):
+    network, inputs = build(encoder, options, True), X.pad(12)
+    other = {**inputs, "item": inputs["item"].copy(), "log_gap": inputs["log_gap"].copy()}
+    other["item"][:, 6:] = 50
+    other["log_gap"][:, 6:] += 3
+    one, two = ask(network, inputs), ask(network, other)
+    assert np.abs(one[1, 6:] - two[1, 6:]).max() > 1e-4
+    if encoder in TWO_WAY:
+        assert np.abs(one[1, :6] - two[1, :6]).max() > 1e-4
+    else:
+        np.testing.assert_allclose(one[:, :6], two[:, :6], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder, options", CASES, ids=IDS)
+def test_order_matters_to_all_but_the_bag(encoder, options):
+    network, inputs = build(encoder, options, False, counts=0), X[[1]].pad(12)
+    turned = {name: values[:, ::-1].copy() for name, values in inputs.items()}
+    change = np.abs(ask(network, inputs, LATE[:1]) - ask(network, turned, LATE[:1])).max()
+    assert (change < 1e-5) == (encoder == "bag")
+
+
+def test_the_loss_of_amounts_is_minus_the_logarithm_of_their_density():
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(200) < 0.5, 0, rng.lognormal(3, 1, 200)).astype("float32")
+    answers = rng.normal([0, 3, 0.5], 0.5, (200, 3)).astype("float32")
+    ours = import_keras().ops.convert_to_numpy(zero_inflated_loss(y[:, None], answers))
+    np.testing.assert_allclose(ours, zero_inflated_nll(y, answers), rtol=1e-4)
+
+
+def heads(seed=0):
+    """Each head with what it learns from."""
+    data, rng = make(120, seed), np.random.default_rng(seed)
+    label = rng.integers(0, 2, len(data))
+    table = pd.DataFrame({"age": rng.normal(size=len(data)), "city": rng.choice(["Rome", "Oslo"], len(data))})
+    table.loc[3, "age"] = np.nan
+    tags = np.where(rng.random(data.offsets[-1]) < 0.3, -1, data.fields["behavior"] == 3)
+    amount = label * rng.lognormal(3, 1, len(data))
+    return (
+        data,
+        table,
+        [
+            (SequenceClassifier, label),
+            (SequenceTagger, tags),
+            (SequenceRegressor, amount),
+            (NextEventModel, None),
+        ],
+    )
+
+
+def answer(model, data, table):
+    """What a fitted head says, as an array."""
+    return model._answers(data, table)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_each_head_learns_saves_and_answers_alike(number, tmp_path):
+    data, table, made = heads()
+    kind, y = made[number]
+    model = kind("gru", **SMALL | {"epochs": 3, "learning_rate": 0.01})
+    model.fit(data, y, (data, y, table), features=table)
+    losses = model.history_[model.monitor]
+    assert np.isfinite(losses).all() and losses.iloc[-1] < losses.iloc[0]
+    again = kind.load(model.save(tmp_path / "model"))
+    np.testing.assert_array_equal(answer(again, data, table), answer(model, data, table))
+    assert again.get_params() == model.get_params() and again.history_.equals(model.history_)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_answers_do_not_depend_on_the_company(number):
+    data, table, made = heads()
+    kind, y = made[number]
+    model = kind("transformer", **SMALL).fit(data, y, features=table)
+    rows = np.random.default_rng(0).permutation(len(data))
+    all_at_once = answer(model, data, table)
+    apart = answer(model, data[rows], table.iloc[rows])
+    if model.each:
+        at = np.concatenate([np.arange(data.offsets[i], data.offsets[i + 1]) for i in rows])
+        all_at_once, rows = all_at_once[at], slice(None)
+    np.testing.assert_allclose(apart, all_at_once[rows], atol=1e-5)
+
+
+def test_saved_elsewhere_the_networks_answer_the_same():
+    """Networks that another backend saved, where the caller names a folder of them."""
+    if (folder := os.environ.get("SEQBOOK_NETWORKS")) is None:
+        pytest.skip("no folder of networks; test_networks.py names one")
+    found = sorted(Path(folder).iterdir())
+    assert len(found) == 2 * len(CASES)
+    for path in found:
+        network = import_keras().saving.load_model(path / NETWORK, safe_mode=True)
+        np.testing.assert_allclose(ask(network, X.pad(12)), np.load(path / "answers.npy"), atol=1e-5)
