@@ -108,14 +108,12 @@ def score(y, p) -> float:
 class Timed(SequenceClassifier):
     """Notes when each epoch ends; validation is not counted, as with the others."""
 
-    def _train_epoch(self, *args):
-        if not hasattr(self, "seconds_"):
-            self.clock_, self.seconds_ = time.perf_counter() - self.started_, []
-        started = time.perf_counter()
-        loss = super()._train_epoch(*args)
-        self.clock_ += time.perf_counter() - started
-        self.seconds_.append(self.clock_)
-        return loss
+    def _evaluate(self, *validation):
+        done = self.seconds_[-1] if self.seconds_ else 0.0
+        self.seconds_.append(done + time.perf_counter() - self.since_)
+        scores = super()._evaluate(*validation)
+        self.since_ = time.perf_counter()
+        return scores
 
 
 def train_corrected(log, epochs: int, most: int) -> dict:
@@ -124,7 +122,7 @@ def train_corrected(log, epochs: int, most: int) -> dict:
     examples, (train, valid, test) = ask(log, most)
     X = SequenceEncoder(FIELDS).fit(examples.fit_log(train)).encode(examples)
     y, model = examples.label, Timed(epochs=epochs, patience=epochs, progress=False)
-    model.started_ = started
+    model.since_, model.seconds_ = started, []
     model.fit(X[train], y[train], validation=(X[valid], y[valid]))
     found = {"seconds": model.seconds_, "auc": model.history_["val_auc"].tolist()}
     counts = CountsClassifier().fit(X[train], y[train]).predict_proba(X[test])[:, 1]
