@@ -418,7 +418,7 @@ def _check_owner(columns, by):
             raise LogError(f"column {name!r} is missing; the log has {sorted(columns)}")
 
 # %% ../../nbs/data/05_features.ipynb #05e6d76c
-_CELLS, _FEW = 80_000_000, 500_000  # events times features of a part; events that deserve a part
+_CELLS, _FEW = 60_000_000, 500_000  # events times features of a part; events that deserve a part
 _THREADS = min(8, os.cpu_count() or 1)
 
 
