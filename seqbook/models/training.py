@@ -224,7 +224,7 @@ def _set_rate(optimizer, rate: float) -> None:
         text = "the learning rate follows a schedule; compile with a constant one to look for it"
         raise LogError(text) from None
 
-# %% ../../nbs/models/06_training.ipynb #15afe7ae
+# %% ../../nbs/models/06_training.ipynb #13f2eaad
 def plot_learning_rate(
     found: pd.DataFrame,  # of `find_learning_rate`
     ax=None,
@@ -240,7 +240,7 @@ def plot_learning_rate(
         xlabel="learning rate", ylabel="loss (nats per example)", title=f"Begin with about {suggested:.1g}"
     )
     ax.set_ylim(0, min(found["loss"].max(), 4 * found["smoothed"].min()) * 1.1)
-    ax.legend()
+    ax.legend(loc="lower left", fontsize="small")
     return ax
 
 # %% ../../nbs/models/06_training.ipynb #23c0afba
@@ -727,7 +727,7 @@ def _quiet(optuna):
     finally:
         optuna.logging.set_verbosity(before)
 
-# %% ../../nbs/models/06_training.ipynb #65642b01
+# %% ../../nbs/models/06_training.ipynb #12a00f5b
 def plot_trials(
     study,  # an Optuna study whose trials reported a score after each epoch
     ax=None,
@@ -757,11 +757,20 @@ def plot_trials(
         )
     pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
     title = f"{pruned} of {len(study.trials)} trials were stopped early"
-    ax.set(xlabel="epoch", ylabel="validation score", title=title)
+    ax.set(xlabel="epoch", ylabel="validation score", title=title, ylim=_range(study))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
 
-# %% ../../nbs/models/06_training.ipynb #a61b5f59
+
+def _range(study) -> tuple[float, float]:
+    "The scores of the trials that were completed, with room; what is far worse falls out of the picture."
+    ended = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    scores = [score for trial in ended for score in trial.intermediate_values.values()]
+    room = (max(scores) - min(scores)) / 2 or 1e-3
+    return min(scores) - room, max(scores) + room
+
+# %% ../../nbs/models/06_training.ipynb #e7a0c96e
 def plot_parameter(
     study,
     name: str,  # of a parameter
@@ -776,6 +785,7 @@ def plot_parameter(
     ax.plot([trial.params[name] for trial in ended], [trial.value for trial in ended], "o", color="0.6")
     ax.plot(study.best_params[name], study.best_value, "o", color="tab:blue", markersize=9, label="best")
     ax.set(xlabel=name, ylabel="validation score", xscale="log" if log else "linear")
+    ax.xaxis.set_minor_formatter(lambda x, position: "")
     ax.set_title(f"The best trial has {name} = {study.best_params[name]:.3g}")
     ax.legend()
     return ax
