@@ -608,7 +608,7 @@ def jit_choice(
     recurrent: bool,  # whether the network has recurrent layers
     fixed_shapes: bool = False,  # whether all batches have the same shape
 ) -> bool | str:  # for `compile(jit_compile=...)`
-    "Whether to compile with XLA, as measured: never for recurrent networks under TensorFlow; JAX needs it."
+    "Whether to compile with XLA. Cautious, since each new shape of a batch is compiled anew; JAX needs it."
     device = find_device()
     if device["backend"] != "tensorflow":
         return "auto"
