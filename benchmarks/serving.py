@@ -112,7 +112,7 @@ def latency(options) -> list:
     took = time_calls(lambda history: model.recommend([history], TOP), asked)
     rows = percentiles("recommend", took)
     for kind, runtime in EXPORTS.items():
-        if has(runtime) and hasattr(model, "export"):
+        if has(runtime):
             rows += exported(model, asked, kind)
     return rows
 
@@ -150,18 +150,13 @@ def exported(model, asked: list, kind: str) -> list:
         path = Path(folder) / f"model.{ {'onnx': 'onnx', 'litert': 'tflite'}[kind] }"
         model.export(path, format=kind)
         run = RUNNERS[kind](str(path))
-        inputs = [served_inputs(model, history) for history in asked]
+        inputs = [model.serving_inputs([history]) for history in asked]
         best = time_calls(lambda one: np.argpartition(run(one).ravel(), -TOP)[-TOP:], inputs)
         alone = time_calls(run, inputs)
         some = range(0, len(asked), 20)
         apart = max(np.abs(run(inputs[i]).ravel() - own_scores(model, asked[i])).max() for i in some)
     rows = [*percentiles(f"{kind}, to the best items", best), *percentiles(f"{kind}, the run alone", alone)]
     return [*rows, (f"{kind}: largest difference of a score", float(apart), "")]
-
-
-def served_inputs(model, history: list) -> dict:
-    """What an exported model reads for one history."""
-    return model.export_inputs([history])
 
 
 def own_scores(model, history: list) -> np.ndarray:
@@ -176,8 +171,8 @@ def onnx_runner(path: str):
     few = onnxruntime.SessionOptions()
     few.intra_op_num_threads = few.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, few, providers=["CPUExecutionProvider"])
-    names = {given.name.split(":")[0]: given.name for given in session.get_inputs()}
-    return lambda inputs: session.run(None, {names[key]: value for key, value in inputs.items()})[0]
+    name = session.get_inputs()[0].name
+    return lambda item: session.run(None, {name: item})[0]
 
 
 def litert_runner(path: str):
@@ -185,7 +180,7 @@ def litert_runner(path: str):
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(path, num_threads=1).get_signature_runner()
-    return lambda inputs: next(iter(run(**inputs).values()))
+    return lambda item: next(iter(run(item=item).values()))
 
 
 RUNNERS = {"onnx": onnx_runner, "litert": litert_runner}
