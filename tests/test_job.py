@@ -544,9 +544,10 @@ def test_every_network_from_log_to_prediction(few, tmp_path, briefly, model, tas
     options = dict(task=task, model=model, horizon="14d", epochs=2, max_length=20, resamples=100)
     result = run_job(RunConfig(few, out=tmp_path / "r", **options), progress=False)
     answer = "predicted" if task == "spend" else "probability"
-    values = result.comparison.set_index(["metric", "model"])["value"]
-    score = values["spearman" if task == "spend" else "roc_auc"]
-    assert result.models[model].encoder == model and score[model] > (0 if task == "spend" else 0.5)
+    told = result.predictions[answer]
+    assert result.models[model].encoder == model and (told >= 0).all() and told.nunique() > 20
+    if task == "purchase":
+        assert roc_auc_score(result.predictions["label"], told) > 0.5
     last = result.predictions[result.predictions["cutoff"] == result.predictions["cutoff"].max()]
     scores = predict_job(tmp_path / "r", few, at=last["cutoff"].iloc[0])
     np.testing.assert_allclose(scores[answer], last[answer], atol=1e-5)
