@@ -228,7 +228,8 @@ def run(
     task: Annotated[
         str,
         typer.Option(
-            help="What to predict: purchase, churn, next-behavior or spend.", rich_help_panel=_MODEL
+            help="What to predict: purchase, churn, next-behavior, spend or next-item.",
+            rich_help_panel=_MODEL,
         ),
     ] = "purchase",
     horizon: Annotated[
@@ -244,8 +245,9 @@ def run(
         typer.Option(
             help="A network: gru, lstm, rnn, cnn or transformer. Or counts, majority, logistic, naive-bayes, "
             "svm, linear-svm, knn, tree, forest, boosting or lightgbm. For spend: a network, mean, rfm, "
-            "linear, ridge, lasso, two-part, tweedie, gamma, forest, boosting or lightgbm. "
-            "Default: gru, for spend two-part.",
+            "linear, ridge, lasso, two-part, tweedie, gamma, forest, boosting or lightgbm. For next-item: "
+            "popularity, markov, cooccurrence, sknn, mf, or a network: sasrec, gru4rec or bert4rec. "
+            "Default: gru, for spend two-part, for next-item sasrec.",
             rich_help_panel=_MODEL,
         ),
     ] = None,

@@ -125,7 +125,7 @@ def test_run_tells_its_stages(path, tmp_path):
 
 def test_help_names_every_model():
     shown = call("run", "--help").stdout
-    words = set(re.findall(r"[a-z]+(?:-[a-z]+)*", shown.replace("│", " ")))
+    words = set(re.findall(r"[a-z0-9]+(?:-[a-z]+)*", shown.replace("│", " ")))
     assert {name for names in RUN_MODELS.values() for name in names} <= words
 
 
@@ -146,6 +146,30 @@ def test_spend_without_prices(log, tmp_path):
     out = ("--out", tmp_path / "r")
     options = ("--task", "spend", "--horizon", "14d", *out)
     assert "column 'price' is missing" in mistake("run", tmp_path / "log.csv", *options)
+
+
+def test_next_item_and_predict(log, path, tmp_path):
+    options = ("--task", "next-item", "--model", "markov", "--max-length", "20")
+    result = call("run", path, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    for words in ("the next item", "unknown", "views of items are read", "Hit rate at 10", "NDCG at 10"):
+        assert words in result.stdout
+    assert (
+        "Warning" not in result.output
+        and "Which item comes next?" in (tmp_path / "r/report.html").read_text()
+    )
+    result = call("predict", tmp_path / "r", path, "--out", tmp_path / "s.csv")
+    scores = pd.read_csv(tmp_path / "s.csv")
+    assert result.exit_code == 0 and list(scores) == ["user_id", "cutoff", "predicted", "recommended"]
+    assert len(scores) == log[USER].nunique() and (scores["recommended"].str.split().str.len() == 10).all()
+
+
+def test_next_item_without_items_or_with_another_model(log, path, tmp_path):
+    log.drop(columns="item_id").to_csv(tmp_path / "log.csv", index=False)
+    options = ("--task", "next-item", "--out", tmp_path / "r")
+    assert "--columns theirs=item_id" in mistake("run", tmp_path / "log.csv", "--model", "markov", *options)
+    message = mistake("run", path, "--model", "transformer", "--task", "next-item", "--out", tmp_path / "s")
+    assert "choose one of sasrec, gru4rec, bert4rec, popularity" in message and not (tmp_path / "s").exists()
 
 
 def test_quiet_prints_nothing(path, tmp_path):

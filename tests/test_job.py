@@ -679,6 +679,229 @@ def test_too_few_spenders_give_a_report_but_no_number(few, tmp_path, briefly):
     assert "too small to score" in result.report.read_text(encoding="utf-8") and len(result.predictions)
 
 
+# ---- lists of items
+
+
+@pytest.fixture(scope="module")
+def viewed(log):
+    """A log of some shoppers, whose items are known to the training part and in part are not."""
+    return log[log[USER] <= 400]
+
+
+LISTED = dict(task="next-item", max_length=20, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def listed(viewed, tmp_path_factory):
+    """A job that ranks items, with its report in full."""
+    out = tmp_path_factory.mktemp("l") / "r"
+    return run_job(RunConfig(viewed, model="markov", out=out, **LISTED))
+
+
+def test_each_view_of_the_test_part_is_asked_with_what_was_viewed_before(viewed, listed):
+    views = viewed[viewed[BEHAVIOR] == "view"]
+    row = listed.predictions.iloc[len(listed.predictions) // 2]
+    mine = views[views[USER] == row[USER]]
+    assert mine.loc[mine[TIME] >= row["cutoff"], ITEM].iloc[0] == row["label"]
+    test = listed.examples[listed.index["test"]]
+    assert list(listed.predictions) == [*"user_id cutoff label rank predicted recommended".split()]
+    before = views.groupby(USER)[TIME].shift()
+    asked = (before + pd.Timedelta(1, "us") >= test.cutoff.min()) & (views[TIME] > before)
+    assert len(test) == asked.sum() > 500
+    assert set(test.log[BEHAVIOR]) == {"view"} and test.lengths.max() == LISTED["max_length"]
+
+
+def test_ranks_are_those_of_counted_steps(viewed, listed):
+    views = viewed[viewed[BEHAVIOR] == "view"].sort_values([USER, TIME], kind="stable")
+    known = views[views[TIME] < listed.examples.label_end[listed.index["training"]].max()]
+    items = known[ITEM].value_counts().loc[lambda n: n >= job.MIN_ITEM_COUNT]
+    known = known[known[ITEM].isin(items.index)]
+    following = known.groupby(USER)[ITEM].shift(-1)
+    test, table = listed.examples[listed.index["test"]], listed.predictions
+    assert np.array_equal(table["rank"] == np.inf, ~table["label"].isin(items.index))
+    for i in range(0, len(test), 97):
+        history = test[i].histories()[ITEM]
+        steps = following[known[ITEM] == history[history.isin(items.index)].iloc[-1]].value_counts()
+        scores = steps.reindex(items.index, fill_value=0) + items / items.sum()
+        if np.isfinite(table["rank"][i]):
+            others = scores.drop(table["label"][i]) - scores[table["label"][i]]
+            tied = (others.abs() < 1e-6).sum()
+            assert table["rank"][i] == 1 + (others >= 1e-6).sum() + tied / 2
+        shown = [int(item) for item in table["recommended"][i].split()]
+        assert shown[0] == table["predicted"][i] and len(shown) == job.SHOWN
+        assert np.allclose(scores[shown], scores.nlargest(job.SHOWN), atol=1e-5)
+
+
+def test_the_metrics_of_lists_are_those_of_the_ranks(listed):
+    found = listed.comparison.query("model == 'markov'").set_index("metric")
+    rank = listed.predictions["rank"]
+    assert found["value"]["hit@10"] == pytest.approx((rank <= 10).mean())
+    assert found["value"]["ndcg@10"] == pytest.approx(((rank <= 10) / np.log2(1 + rank)).mean())
+    assert found["value"]["mrr@10"] == pytest.approx(((rank <= 10) / rank).mean())
+    assert (found["difference_low"] > 0).all() and set(found["verdict"]) == {"better"}
+
+
+def test_the_report_of_lists(viewed, listed):
+    page = listed.report.read_text(encoding="utf-8")
+    assert "Which item comes next?" in page and "decision threshold" not in page
+    for title in ("Hit rate", "The parts", "label unknown", "items seen before"):
+        assert f">{title}<" in page
+    assert "Hit rate at 10" in page and ">ROC<" not in page and listed.thresholds == {}
+    assert len(listed.notes) == 1 and f"{(viewed[BEHAVIOR] == 'view').sum():,} views" in listed.notes[0]
+    assert listed.notes[0] in page
+
+
+@pytest.mark.parametrize("model", job.ITEM_COUNTS)
+def test_every_counting_recommender_from_log_to_prediction(viewed, tmp_path, unexplained, model):
+    result = run_job(RunConfig(viewed, model=model, out=tmp_path / "r", **LISTED))
+    hits = result.comparison.query("metric == 'hit@10'").set_index("model")["value"]
+    assert list(hits.index) == [*dict.fromkeys(("popularity", "markov", model))] and hits.min() > 0.05
+    same_as_predicted(result, viewed, tmp_path)
+
+
+def same_as_predicted(result, log, tmp_path):
+    """Assert that a saved model gives the list of the last test example again."""
+    row = result.predictions.iloc[[result.predictions["cutoff"].argmax()]]
+    scores = predict_job(tmp_path / "r", log, tmp_path / "s.csv", at=row["cutoff"].iloc[0])
+    assert set(scores[USER]) == set(log.loc[log[TIME] < row["cutoff"].iloc[0], USER])
+    mine = scores[scores[USER] == row[USER].iloc[0]]
+    assert mine["recommended"].tolist() == row["recommended"].tolist()
+    assert (tmp_path / "s.csv").read_text().startswith("user_id,cutoff,predicted,recommended\n")
+
+
+@pytest.mark.parametrize("model", job.ITEM_NETWORKS)
+def test_every_item_network_from_log_to_prediction(viewed, tmp_path, model):
+    log, options = viewed[viewed[USER] <= 250], {**LISTED, "model": model, "epochs": 2, "max_length": 10}
+    result = run_job(RunConfig(log, out=tmp_path / "r", **options), progress=False)
+    assert list(result.models) == ["popularity", "markov", model]
+    assert (tmp_path / "r" / "checkpoint").exists() and "val_ndcg@10" in result.models[model].history_
+    assert ">Training<" in result.report.read_text(encoding="utf-8")
+    same_as_predicted(result, log, tmp_path)
+    for name in ("predictions.parquet", "report.html"):
+        (tmp_path / "r" / name).unlink()
+    again = run_job(RunConfig(log, out=tmp_path / "r", resume=True, **options), progress=False)
+    same_results(again, result)
+    assert ">Training<" in again.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("model", ["cooccurrence", "gru4rec"])
+def test_changed_test_items_leave_models_and_validation_as_they_are(viewed, tmp_path, unexplained, model):
+    options = {**LISTED, "model": model, "epochs": 1, "max_length": 10}
+    log = viewed[viewed[USER] <= 250]
+    one = run_job(RunConfig(log, out=tmp_path / "a", **options), progress=False)
+    first = one.predictions["cutoff"].min()
+    other = log.copy()
+    other.loc[other[TIME] >= first, ITEM] += 10_000_000
+    two = run_job(RunConfig(other, out=tmp_path / "b", **options), progress=False)
+    assert (two.predictions["rank"] == np.inf).all(), "an item that training never saw is a miss"
+    assert two.comparison["value"].eq(0).all() and np.isfinite(one.predictions["rank"]).any()
+    assert two.models[model].n_items_ == one.models[model].n_items_
+    if model == "gru4rec":
+        pd.testing.assert_frame_equal(one.models[model].history_, two.models[model].history_)
+    scores = [predict_job(tmp_path / name, log, at=first) for name in "ab"]
+    pd.testing.assert_frame_equal(*scores)
+
+
+def test_lists_for_strangers_and_for_those_who_viewed_nothing(viewed, listed):
+    folder = listed.report.parent
+    strangers = viewed.assign(user_id=viewed[USER] + 1_000_000)
+    one, two = predict_job(folder, viewed), predict_job(folder, strangers)
+    assert one["recommended"].equals(two["recommended"]) and set(two[USER]) == set(strangers[USER])
+    popular = " ".join(map(str, listed.models["popularity"].recommend([[]]).items[0]))
+    odd = viewed.assign(item_id=viewed[ITEM] + 10_000_000)
+    assert set(predict_job(folder, odd)["recommended"]) == {popular}
+    buyer = viewed.head(1).assign(user_id=-1, behavior=BUY)
+    scores = predict_job(folder, pd.concat([viewed, buyer])).set_index(USER)
+    assert scores.loc[-1, "recommended"] == popular
+
+
+def test_lists_read_nothing_at_or_after_the_moment(viewed, listed):
+    moment = viewed[TIME].iloc[len(viewed) // 2]
+    past = viewed[viewed[TIME] < moment]
+    scores = predict_job(listed.report.parent, viewed, at=moment)
+    pd.testing.assert_frame_equal(scores, predict_job(listed.report.parent, past, at=moment))
+
+
+def test_a_log_without_views_is_read_whole(viewed, tmp_path, unexplained):
+    carts = viewed.assign(behavior="cart", item_id="item " + viewed[ITEM].astype(str))
+    result = run_job(RunConfig(carts, model="popularity", out=tmp_path / "r", **LISTED))
+    assert len(result.examples.log) == len(carts) and "no views" in result.notes[0]
+    assert result.predictions["predicted"].str.startswith("item ").all()
+    verdicts = result.comparison.set_index(["model", "metric"])["verdict"]
+    assert verdicts["markov", "hit@10"] == "better"  # a baseline stands against the floor
+
+
+def test_few_of_many_examples_are_drawn_and_the_report_says_so(viewed, listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "ASKED", 150)
+    configs = (RunConfig(viewed, model="markov", out=tmp_path / name, **LISTED) for name in "ab")
+    one, two = map(run_job, configs)
+    same_results(one, two)
+    assert [len(one.index[part]) for part in job.PARTS[1:]] == [150, 150]
+    assert np.array_equal(one.index["training"], listed.index["training"])
+    whole = listed.predictions.set_index([USER, "cutoff"])["rank"]
+    drawn = one.predictions.set_index([USER, "cutoff"])["rank"]
+    pd.testing.assert_series_equal(drawn, whole.loc[drawn.index])
+    page = one.report.read_text(encoding="utf-8")
+    assert f"Of {len(listed.index['test']):,} test examples, 150 were drawn" in page
+
+
+def test_a_job_of_lists_goes_on_after_a_kill_at_every_rename(viewed, listed, tmp_path, monkeypatch):
+    rename, config = os.replace, RunConfig(viewed, model="markov", out=tmp_path / "r", resume=True, **LISTED)
+    for name in ("cleaned.parquet", "model", "predictions.parquet", "metrics.json", "report.html"):
+
+        def dying(source, target, name=name):
+            if os.path.basename(target) == name:
+                raise Killed
+            return rename(source, target)
+
+        monkeypatch.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            run_job(config)
+    monkeypatch.setattr(os, "replace", rename)
+    same_results(run_job(config), listed)
+    for stage in ("clean_events", "compare_rankings", "_save_models"):
+        monkeypatch.setattr(job, stage, None)
+    same_results(run_job(config), listed)
+
+
+def test_counted_lists_come_without_tensorflow(viewed, tmp_path):
+    path = tmp_path / "log.parquet"
+    viewed.to_parquet(path, index=False)
+    code = f"""
+import sys
+from seqbook.job import predict_job, run_job
+run_job(log={str(path)!r}, out="r", model="markov", **{LISTED!r})
+predict_job("r", {str(path)!r})
+assert not {{"tensorflow", "keras"}} & {{*sys.modules}}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_logs_from_which_no_list_can_be_learned(viewed, listed, tmp_path):
+    for change, says in (
+        (lambda log: log.drop(columns=ITEM), "--columns theirs=item_id"),
+        (lambda log: log.assign(item_id=None), "missing or empty"),
+        (lambda log: log.assign(item_id=5), "only one class"),
+        (lambda log: log[log[USER] == log[USER].mode()[0]], "one user_id"),
+        (lambda log: log.drop_duplicates(USER), "training, validation and test is empty; take a longer log$"),
+        (lambda log: log.assign(item_id=range(len(log))), "no sequence has two known items"),
+    ):
+        with pytest.raises(LogError, match=says):
+            run_job(RunConfig(change(viewed), model="markov", out=tmp_path / "r", overwrite=True, **LISTED))
+    with pytest.raises(LogError, match="choose one of sasrec"):
+        run_job(RunConfig(viewed, model="gru", out=tmp_path / "r", overwrite=True, **LISTED))
+    with pytest.raises(LogError, match="missing or empty"):
+        predict_job(listed.report.parent, viewed.drop(columns=ITEM))
+
+
+def test_lists_of_too_few_users_are_not_scored(viewed, tmp_path):
+    few = viewed[viewed[USER] <= 30]
+    result = run_job(RunConfig(few, model="markov", out=tmp_path / "r", **LISTED))
+    assert result.comparison["value"].isna().all() and "where a score needs 30" in result.notes[-1]
+    page = result.report.read_text(encoding="utf-8")
+    assert "too small to score" in page and "Hit rate" not in page and len(result.predictions)
+
+
 # ---- real logs, each in its published form
 
 REAL = {

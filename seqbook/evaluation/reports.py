@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NAMES', 'CARDS', 'COLOURS', 'LINES', 'MARKERS', 'MAX_SVG', 'funnel_table', 'plot_funnel', 'plot_roc',
            'plot_precision_recall', 'plot_calibration', 'plot_scores', 'plot_confusion', 'plot_gains', 'plot_deciles',
-           'comparison_table', 'plot_metrics', 'ReportExistsError', 'report_html', 'write_report', 'run_environment']
+           'plot_hits', 'comparison_table', 'plot_metrics', 'ReportExistsError', 'report_html', 'write_report',
+           'run_environment']
 
 # %% ../../nbs/evaluation/02_reports.ipynb #9f229454
 import base64
@@ -28,6 +29,7 @@ from seqbook.evaluation.metrics import (
     EvaluationError,
     amount_bins,
     confusion_table,
+    ranking_metrics,
     regression_metrics,
     reliability_bins,
     threshold_table,
@@ -51,10 +53,25 @@ NAMES = {
     "bias": "Bias (share of the total)",
     "spearman": "Rank correlation",
     "gini": "Normalised Gini",
+    "hit": "Hit rate",  # with the number of places behind it: 'hit@10'
+    "ndcg": "NDCG",
+    "mrr": "Mean reciprocal rank",
 }
-CARDS = ("roc_auc", "average_precision", "f1", "brier", "mae", "wape", "bias", "gini")  # those with a card
+CARDS = (*"roc_auc average_precision f1 brier mae wape bias gini hit ndcg mrr".split(),)  # those with a card
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito (2008)
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP"
+
+# %% ../../nbs/evaluation/02_reports.ipynb #5c1d7e02
+def _known(metrics, names=NAMES) -> list[str]:
+    "Those of some metrics that are asked for, in the order in which they are asked for."
+    found = dict.fromkeys(metrics)
+    return [metric for name in names for metric in found if name in (metric, metric.partition("@")[0])]
+
+
+def _named(metric: str) -> str:
+    "A metric as one reads it."
+    name, _, places = metric.partition("@")
+    return f"{NAMES[name]} at {places}" if places else NAMES[name]
 
 # %% ../../nbs/evaluation/02_reports.ipynb #50a26982
 def _look(i: int) -> dict:  # a colour, a line and a marker that stay apart in greyscale too
@@ -296,6 +313,31 @@ def plot_deciles(
     title = "Above the line a model promises too little, below it too much"
     return _finish(ax, title, "predicted amount (mean of bin)", "amount that came (mean of bin)")
 
+# %% ../../nbs/evaluation/02_reports.ipynb #94f6a2c8
+def plot_hits(
+    ranks,  # name of a model -> ranks, as for `ranking_metrics`; or those of one model
+    ks=(1, 2, 5, 10, 20, 50, 100),  # numbers of places
+    ax=None,  # draw here; a new figure if not given
+):  # the axes
+    "The share of lists with the right item among the first k places, for each k."
+    ax, ks, middle = _axes(ax), sorted(ks), sorted(ks)[len(ks) // 2]
+    rates = {name: [_hit_rate(found, k) for k in ks] for name, found in _models(ranks).items()}
+    for i, (name, line) in enumerate(rates.items()):
+        ax.plot(ks, line, label=name, marker=MARKERS[i % 6], **_look(i))
+    ax.set_xscale("log")
+    ax.set_xticks(ks, [f"{k:,}" for k in ks])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    best = max(rates, key=lambda name: rates[name][ks.index(middle)])
+    share = rates[best][ks.index(middle)]
+    title = f"{middle:,} items shown by {best} hold the right one in {share:.0%} of the lists"
+    return _finish(ax, title, "items shown (log scale)", "lists with the right item (share)")
+
+
+def _hit_rate(ranks, k: int) -> float:
+    return ranking_metrics(ranks, k)[f"hit@{k}"]
+
 # %% ../../nbs/evaluation/02_reports.ipynb #1f709e41
 def _decimals(value, digits: int) -> int:  # fewer for large numbers: 0.123, 12.34, 1234
     return max(0, digits - int(np.log10(max(abs(value), 1)))) if np.isfinite(value) else digits
@@ -310,7 +352,7 @@ def _span(low, high, digits: int = 3, sign: str = "") -> str:
 
 
 def comparison_table(
-    comparison: pd.DataFrame,  # what `compare_models`, `compare_regressions` or `bootstrap_metrics` gives
+    comparison: pd.DataFrame,  # what `compare_models` and its kin, or `bootstrap_metrics`, give
     digits: int = 3,
 ) -> pd.DataFrame:  # rows: models; columns: metrics; cells: value (low to high)
     "The comparison as one reads it."
@@ -321,18 +363,17 @@ def comparison_table(
         for row in comparison.itertuples()
     ]
     table = comparison.assign(cell=cells).pivot(index="model", columns="metric", values="cell")
-    order = [name for name in NAMES if name in table]
-    table = table.loc[list(dict.fromkeys(comparison["model"])), order].rename(columns=NAMES)
+    table = table.loc[list(dict.fromkeys(comparison["model"])), _known(table)].rename(columns=_named)
     return table.rename_axis(index=None, columns=None)
 
 # %% ../../nbs/evaluation/02_reports.ipynb #83c64457
 def plot_metrics(
-    comparison: pd.DataFrame,  # what `compare_models` or `compare_regressions` gives
+    comparison: pd.DataFrame,  # what `compare_models`, `compare_regressions` or `compare_rankings` gives
     metrics=None,  # names of metrics; all that have a value if not given
 ):  # the figure
     "One panel a metric, one dot a model, with its interval."
     values = comparison.dropna(subset="value")
-    metrics = [name for name in (metrics or NAMES) if name in set(values["metric"])]
+    metrics = _known(values["metric"], metrics or NAMES)
     models = list(dict.fromkeys(comparison["model"]))
     columns, rows = min(4, max(len(metrics), 1)), max(1, -(-len(metrics) // 4))
     size = (2.4 * columns + 1, rows * (1.1 + 0.28 * len(models)))
@@ -341,7 +382,7 @@ def plot_metrics(
         _dots(ax, values[values["metric"] == name].set_index("model"), models)
         arrow = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
         arrow = "near 0 is better" if name in ZERO_IS_BEST else arrow
-        ax.set_title(NAMES[name], fontsize="medium", loc="left")
+        ax.set_title(_named(name), fontsize="medium", loc="left")
         ax.set_xlabel(arrow, fontsize="small")
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
@@ -558,7 +599,7 @@ def _cards(comparison: pd.DataFrame, headline: str, metrics) -> list[dict]:
             lines += [f"{difference} against {baseline}", f"{span}: {row.verdict}" if span else ""]
         lines += [row.reason if isinstance(row.reason, str) else ""]
         lines = [line for line in lines if line]
-        cards.append({"name": NAMES[row.Index], "value": _number(row.value), "lines": lines})
+        cards.append({"name": _named(row.Index), "value": _number(row.value), "lines": lines})
     return cards
 
 # %% ../../nbs/evaluation/02_reports.ipynb #b7219129
@@ -567,9 +608,9 @@ def _comparison_html(comparison: pd.DataFrame, headline: str) -> Markup:
     mark = {model: Markup(' class="first"') if model == headline else "" for model in models}
     head = [Markup("<th scope=col{}>{}</th>").format(mark[model], str(model)) for model in models]
     rows = []
-    for metric in [name for name in NAMES if name in set(comparison["metric"])]:
+    for metric in _known(comparison["metric"]):
         part = comparison[comparison["metric"] == metric].set_index("model")
-        cells = [Markup("<th scope=row>{}</th>").format(NAMES[metric])]
+        cells = [Markup("<th scope=row>{}</th>").format(_named(metric))]
         for row in part.reindex(models).itertuples():
             lines = [_span(row.low, row.high)]
             if not pd.isna(getattr(row, "difference", np.nan)):
@@ -588,7 +629,8 @@ class ReportExistsError(EvaluationError, FileExistsError):
 def report_html(
     title: str,
     protocol: dict,  # data, split, cutoffs, horizon, seeds, versions, machine; values may be dicts and lists
-    comparison: pd.DataFrame | None = None,  # what `compare_models` or `compare_regressions` gives
+    comparison: pd.DataFrame
+    | None = None,  # what `compare_models`, `compare_regressions` or `compare_rankings` gives
     figures=(),  # (title, caption, figure or axes), and a text for those who do not see it as a fourth
     tables=(),  # (title, DataFrame, text, or an object with `_repr_html_`)
     notes=(),  # warnings and remarks, one sentence each
@@ -607,7 +649,7 @@ def report_html(
         if headline not in set(comparison["model"]):
             models = comparison["model"].unique().tolist()
             raise EvaluationError(f"headline is {headline!r}, but the models are {models}; pass one of them")
-        metrics = [name for name in metrics if name in set(comparison["metric"])]
+        metrics = _known(comparison["metric"], metrics)
         cards, table = _cards(comparison, headline, metrics), _comparison_html(comparison, headline)
         reasons = _why(comparison)
     figures = [_figure(i, *figure) for i, figure in enumerate(figures, 1)]
@@ -645,7 +687,7 @@ def _headline(comparison: pd.DataFrame) -> str:
 def _why(comparison: pd.DataFrame) -> list[str]:  # each reason once, with the models and metrics it is for
     lines = []
     for reason, part in comparison[comparison["reason"].fillna("") != ""].groupby("reason", sort=False):
-        models, metrics = dict.fromkeys(part["model"]), dict.fromkeys(part["metric"].map(NAMES))
+        models, metrics = dict.fromkeys(part["model"]), dict.fromkeys(part["metric"].map(_named))
         what = "all metrics" if len(metrics) == comparison["metric"].nunique() else ", ".join(metrics)
         lines.append(f"{', '.join(map(str, models))}, {what}: {reason}.")
     near = [NAMES[name] for name in ZERO_IS_BEST if name in set(comparison["metric"])]

@@ -18,8 +18,10 @@ from seqbook.evaluation.metrics import (
     bootstrap_metrics,
     classification_metrics,
     compare_models,
+    compare_rankings,
     compare_regressions,
     confusion_table,
+    ranking_metrics,
     regression_metrics,
 )
 from seqbook.evaluation.reports import (
@@ -31,6 +33,7 @@ from seqbook.evaluation.reports import (
     plot_deciles,
     plot_funnel,
     plot_gains,
+    plot_hits,
     plot_metrics,
     plot_precision_recall,
     plot_roc,
@@ -367,3 +370,45 @@ def test_a_report_of_amounts(money):
 )
 def test_numbers_have_about_four_figures(value, shown):
     assert reports._number(value) == shown
+
+
+# ---- lists of items
+
+
+@pytest.fixture(scope="module")
+def lists():
+    rng = np.random.default_rng(0)
+    worse = rng.integers(1, 200, 500).astype(float)
+    worse[:50] = np.inf
+    return {"worse": worse, "better": np.ceil(worse / 3)}
+
+
+def test_hits_are_those_of_the_metrics(lists):
+    ax = plot_hits(lists, ks=(20, 1, 5))
+    for (name, ranks), line in zip(lists.items(), ax.get_lines(), strict=True):
+        assert line.get_label() == name and line.get_xdata().tolist() == [1, 5, 20]
+        assert line.get_ydata().tolist() == [ranking_metrics(ranks, k)[f"hit@{k}"] for k in (1, 5, 20)]
+    share = ranking_metrics(lists["better"], 5)["hit@5"]
+    assert ax.get_title("left") == f"5 items shown by better hold the right one in {share:.0%} of the lists"
+    assert ax.get_xscale() == "log" and ax.get_ylim()[0] == 0
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "5", "20"]
+
+
+def test_hits_of_one_model_and_on_given_axes(lists):
+    _, ax = plt.subplots()
+    assert plot_hits(lists["worse"], ax=ax) is ax and len(ax.get_lines()) == 1
+
+
+@pytest.mark.parametrize(("ranks", "ks"), [([0, 2], (1, 2)), ([np.nan], (1,)), ([1.0], (0, 1))])
+def test_hits_of_what_is_no_rank_are_refused(ranks, ks):
+    with pytest.raises(EvaluationError):
+        plot_hits(ranks, ks)
+
+
+def test_a_comparison_of_rankings_in_table_plot_and_report(lists):
+    table = compare_rankings(lists, k=7, n_resamples=100)
+    names = ["Hit rate at 7", "NDCG at 7", "Mean reciprocal rank at 7"]
+    assert list(comparison_table(table)) == names
+    assert [ax.get_title("left") for ax in plot_metrics(table).axes if ax.get_visible()] == names
+    page = report_html("Lists", {}, table)
+    assert "Headline: better" in page and page.count("Hit rate at 7") == 2  # on its card and in the table
