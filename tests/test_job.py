@@ -921,6 +921,16 @@ def test_real_logs(real_data, tmp_path, name):
     assert auc["counts"] > auc["majority"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("yoochoose", "rsc15_clicks_100k.csv.gz"), ("rees46", "rees46_2019oct_head.csv.gz")]
+)
+def test_next_items_in_real_logs(real_data, tmp_path, name, file):
+    log = dict(log=str(real_data(file)), dataset=name)
+    result = run_job(RunConfig(**log, model="sknn", out=tmp_path / "r", **LISTED))
+    hits = result.comparison.query("metric == 'hit@10'").set_index("model")["value"]
+    assert min(hits["markov"], hits["sknn"]) > 2 * hits["popularity"] > 0
+
+
 def test_a_real_log_too_short_for_its_gap_says_so(real_data, tmp_path):
     log = str(real_data("rees46_2019oct_head.csv.gz"))
     with pytest.raises(LogError, match="2.83 hours.*shorter --gap"):
