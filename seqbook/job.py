@@ -621,7 +621,7 @@ def _features(name):
 def _load(name, folder):
     "A model from the folder of a job."
     if name in NEXT_ITEM:
-        return _load_recommender(name, folder / name)
+        return _recommender_class(name).load(folder / name)
     if name in NETWORKS:
         return _network(read_manifest(folder / name)["classes"] is None).load(folder / name)
     return load_model(folder / name)
@@ -632,15 +632,6 @@ def _recommender_class(name):
     from seqbook.models import next_item
 
     return getattr(next_item, NEXT_ITEM[name])
-
-
-def _load_recommender(name, folder):
-    "A fitted next-item model from its folder, with the epoch that was kept."
-    model = _recommender_class(name).load(folder)
-    if name in ITEM_NETWORKS and not hasattr(model, "best_epoch_"):
-        history = model.history_.set_index("epoch")
-        model.best_epoch_ = history["val_ndcg@10"].idxmax()
-    return model
 
 
 def _recommender(name, config, folder, progress):

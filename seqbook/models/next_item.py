@@ -8,8 +8,10 @@ __all__ = ['FIELD', 'LOSSES', 'FORMATS', 'leave_one_out', 'NextItemModel', 'Reco
            'build_sasrec', 'weigh_items', 'sampled_softmax', 'bce', 'gbce', 'bpr_max', 'unit_length', 'NextItemNetwork',
            'GRU4Rec', 'SASRec', 'BERT4Rec', 'compiled']
 
-# %% ../../nbs/models/05_next_item.ipynb #0daae1fc
+# %% ../../nbs/models/05_next_item.ipynb #46b044fb
 import json
+import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -427,7 +429,7 @@ def _scores(self: MatrixFactorization, X: Sequences) -> np.ndarray:
     users = self._solve(_recent(X, 1.0, self.n_items_), self.factors_)
     return (users @ self.factors_.T).astype("float32") + _TIES * self._popular()
 
-# %% ../../nbs/models/05_next_item.ipynb #9b42a58a
+# %% ../../nbs/models/05_next_item.ipynb #8caf1d25
 def item_table(
     n_items: int,
     units: int,
@@ -438,28 +440,27 @@ def item_table(
     return keras.layers.Embedding(n_items, units, embeddings_initializer=small, name="items")
 
 
-def _network_inputs() -> dict:
+def _network_inputs(length: int | None = None) -> dict:
     "Items from 0 and the mask, (batch, time) each."
-    keras = import_keras()
-    return {
-        "item": keras.Input((None,), dtype="int32", name="item"),
-        "mask": keras.Input((None,), dtype="bool", name="mask"),
-    }
+    kinds, make = {"item": "int32", "mask": "bool"}, import_keras().Input
+    return {name: make((length,), dtype=dtype, name=name) for name, dtype in kinds.items()}
 
-# %% ../../nbs/models/05_next_item.ipynb #2c2069dd
+# %% ../../nbs/models/05_next_item.ipynb #106ba483
 def build_gru4rec(
     n_items: int,
     units: int = 64,
     depth: int = 1,  # GRUs on each other
     dropout: float = 0.2,  # share of item vectors and states hidden while training
+    length: int | None = None,  # a fixed number of events: then the loop over them is written out
 ):  # keras.Model from {item, mask}: (batch, time) to states (batch, time, units)
     "The network of GRU4Rec."
-    keras, inputs = import_keras(), _network_inputs()
+    keras, inputs = import_keras(), _network_inputs(length)
     x = item_table(n_items, units)(inputs["item"])
     x = keras.layers.LayerNormalization(epsilon=1e-6, name="events")(x)
     for i in range(depth):
         x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-        x = keras.layers.GRU(units, return_sequences=True, name=f"gru_{i}")(x, mask=inputs["mask"])
+        gru = keras.layers.GRU(units, return_sequences=True, unroll=length is not None, name=f"gru_{i}")
+        x = gru(x, mask=inputs["mask"])
     x = keras.layers.Dense(units, name="states")(keras.layers.Dropout(dropout, name="dropout")(x))
     return keras.Model(inputs, x, name="gru4rec")
 
@@ -586,26 +587,15 @@ def _loss_class():
 
     return ItemLoss
 
-# %% ../../nbs/models/05_next_item.ipynb #f02efb63
-def _parts() -> int:
-    "In how many parts the scores of a batch are made."
-    return 8 if import_keras().backend.backend() == "tensorflow" else 1
-
-
-def _surprise(target, scores):
-    "Minus the logarithm of the softmax at the target."
-    return import_keras().ops.sparse_categorical_crossentropy(target, scores, from_logits=True)
-
-# %% ../../nbs/models/05_next_item.ipynb #7be198c0
+# %% ../../nbs/models/05_next_item.ipynb #f39edb83
 def _item_loss(layer, state, target, negative):
     "The loss against all items, or against the negatives."
     ops, model = import_keras().ops, layer.model
     state = unit_length(state, model.temperature) / (model.temperature or 1)
     if negative is None:
         vectors = unit_length(layer.drop(layer.table.embeddings), model.temperature)[: model.n_items_]
-        parts = zip(*(ops.split(x, _parts()) for x in (state, target)), strict=True)
-        scores = ((ops.matmul(part, ops.transpose(vectors)), right) for part, right in parts)
-        return ops.concatenate([_surprise(right, found) for found, right in scores])
+        scores = ops.matmul(state, ops.transpose(vectors))
+        return ops.sparse_categorical_crossentropy(target, scores, from_logits=True)
     positive = ops.sum(state * unit_length(layer.table(target), model.temperature), axis=-1)
     vectors = unit_length(layer.drop(layer.table(negative)), model.temperature)
     if len(negative.shape) == 1:  # the same negatives for all states of the batch
@@ -743,11 +733,13 @@ def _cut(self: BERT4Rec, padded: dict, rng) -> tuple[dict, np.ndarray, np.ndarra
     shown = np.where(hidden, self.n_items_, items).astype("int32")
     return {"item": shown, "mask": mask}, items[hidden], np.flatnonzero(hidden)
 
-# %% ../../nbs/models/05_next_item.ipynb #97ec50d8
-def _grow(n: int, coarse: bool) -> int:
-    "A size rounded up to one of a few, since each new one is compiled anew: powers of 2, or eighths of them."
+# %% ../../nbs/models/05_next_item.ipynb #ef939b2d
+def _grow(n: int, coarse: bool = False) -> int:
+    "A size rounded up to one of a few, since each new one is compiled anew: powers of 4, or eighths of 2."
+    if coarse:
+        return int(4 ** np.ceil(np.log2(max(n, 4)) / 2))
     step = 2 ** max(int(np.log2(max(n - 1, 1))) - 2, 0)
-    return int(2 ** np.ceil(np.log2(max(n, 2)))) if coarse else max(-(-n // step) * step, 1)
+    return max(-(-n // step) * step, 1)
 
 
 def _coarse() -> bool:
@@ -759,7 +751,7 @@ def _fill(inputs: dict, rows: int) -> dict:
     "Arrays with empty rows added."
     return {name: np.pad(v, ((0, rows - len(v)), (0, 0))) for name, v in inputs.items()}
 
-# %% ../../nbs/models/05_next_item.ipynb #3bb23a31
+# %% ../../nbs/models/05_next_item.ipynb #f91e7943
 class _Batches:
     "The batches of one epoch: what is read, where to look, what to find there, and which negatives."
 
@@ -775,8 +767,9 @@ class _Batches:
         rows, rng = self.plan[i], np.random.default_rng([self.model.seed, self.epoch, i])
         width = min(_grow(int(self.X.lengths[rows].max()), self.coarse), self.longest)
         inputs, target, place = self.model._cut(self.X[rows].pad(width), rng)
-        size, n = -(-_grow(len(place), self.coarse) // 8) * 8, len(place)
-        inputs = _fill(inputs, self.model.batch_size) if self.coarse else inputs
+        n, size = len(place), _grow(len(place))
+        if self.coarse:
+            inputs, size = _fill(inputs, self.model.batch_size), self.model.batch_size * width
         inputs |= {"place": np.pad(place, (0, size - n)).astype("int32")}
         inputs |= {"target": np.pad(target, (0, size - n)).astype("int32")}
         return inputs | self.model._draw(rng, size), (np.arange(size) < n).astype("float32")
@@ -819,7 +812,7 @@ def _mean_loss(weight, loss):
     ops = import_keras().ops
     return ops.sum(weight * loss) / ops.maximum(ops.sum(weight), 1.0)
 
-# %% ../../nbs/models/05_next_item.ipynb #eb182ec5
+# %% ../../nbs/models/05_next_item.ipynb #a85d668c
 @patch
 def _compile(self: NextItemNetwork, steps: int):
     "Build and compile the networks. Returns the one that trains."
@@ -828,6 +821,7 @@ def _compile(self: NextItemNetwork, steps: int):
     import_keras().utils.set_random_seed(self.seed)
     with precision(self.precision):
         self.network_ = self._build()
+        self._answer = compiled(self.network_)
         training, recurrent = self._training_network(), isinstance(self, GRU4Rec)
     rate = (self.learning_rate, steps, self.schedule, self.warmup, self.weight_decay, self.clip_norm)
     training.compile(make_optimizer(*rate), _mean_loss, jit_compile=jit_choice(recurrent))
@@ -861,22 +855,22 @@ def _validate(self: NextItemNetwork, validation) -> dict:
     ranks = self.target_ranks(*validation, exclude_seen=self.exclude_seen)
     return {f"val_{name}": value for name, value in ranking_metrics(ranks).items()}
 
-# %% ../../nbs/models/05_next_item.ipynb #af3b4fa3
+# %% ../../nbs/models/05_next_item.ipynb #19ef06ac
 @patch
 def _keep(self: NextItemNetwork) -> None:
-    "The vectors of the items as an array (units, items), and the network as a compiled function."
+    "The vectors of the items as an array (units, items)."
     table = import_keras().ops.convert_to_numpy(self.network_.get_layer("items").embeddings)
     vectors = table[: self.n_items_].astype("float32")
     if self.temperature is not None:
         vectors = _unit(vectors) / self.temperature
-    self.vectors_, self._answer = np.ascontiguousarray(vectors.T), compiled(self.network_)
+    self.vectors_ = np.ascontiguousarray(vectors.T)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     "Vectors of length 1."
     return vectors / np.sqrt((vectors**2).sum(axis=-1, keepdims=True) + 1e-12)
 
-# %% ../../nbs/models/05_next_item.ipynb #69c7feae
+# %% ../../nbs/models/05_next_item.ipynb #86e750d7
 def compiled(network):
     "The network as a function from arrays to an array, compiled where the backend compiles."
     keras = import_keras()
@@ -884,11 +878,17 @@ def compiled(network):
     if backend == "jax":
         return _jax_function(network)
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        run = tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=True)
-        return lambda inputs: run({name: tf.constant(v) for name, v in inputs.items()}).numpy()
+        return _tensorflow_function(network)
     return lambda inputs: keras.ops.convert_to_numpy(network(inputs, training=False))
+
+
+def _tensorflow_function(network):
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec([None, None], tensor.dtype, name) for name, tensor in network.input.items()]
+    call = tf.function(lambda *arrays: network(dict(zip(network.input, arrays, strict=True)), training=False))
+    run = call.get_concrete_function(*specs)  # one graph for all shapes, and the quickest to call
+    return lambda inputs: run(*(tf.constant(inputs[name]) for name in network.input)).numpy()
 
 
 def _jax_function(network):
@@ -919,7 +919,7 @@ def _asked(self: BERT4Rec, X: Sequences) -> Sequences:
     items = np.insert(X.fields[FIELD], X.offsets[1:], self.n_items_)
     return Sequences({FIELD: items}, X.offsets + np.arange(len(X.offsets)), X.ids)
 
-# %% ../../nbs/models/05_next_item.ipynb #5108c4ee
+# %% ../../nbs/models/05_next_item.ipynb #e47f46bc
 @patch
 def _states(self: NextItemNetwork, X: Sequences) -> np.ndarray:  # (n, units)
     "The state after the last event of each history; zeros for an empty one."
@@ -930,7 +930,7 @@ def _states(self: NextItemNetwork, X: Sequences) -> np.ndarray:  # (n, units)
         part, n = X[rows], len(rows)
         width = min(_grow(int(part.lengths.max()), _coarse()), self.max_length)
         inputs = {name: v for name, v in part.pad(width).items() if name in ("item", "mask")}
-        inputs = _fill(inputs, _grow(n, True)) if _coarse() else inputs
+        inputs = _fill(inputs, _AT_ONCE) if _coarse() else inputs
         out[rows] = self._answer(inputs)[np.arange(n), part.lengths - 1]
     return out if self.temperature is None else _unit(out)
 
@@ -987,7 +987,7 @@ def _unpack(arrays: dict) -> dict:
         found[name] = sparse.csr_array(tuple(parts), shape=tuple(arrays[f"{name}.shape"]))
     return found
 
-# %% ../../nbs/models/05_next_item.ipynb #278bcba5
+# %% ../../nbs/models/05_next_item.ipynb #1404a4af
 @patch
 def save(
     self: NextItemModel,
@@ -1002,16 +1002,17 @@ def save(
     if isinstance(self, NextItemNetwork):
         self.network_.save(folder / _NETWORK)
         files.append(_NETWORK)
-    history = self.history_.to_dict("records") if hasattr(self, "history_") else []
-    contents = {"params": {**self.get_params(), **_unsaved(self)}, "history": history}
-    return write_manifest(folder, type(self).__name__, contents, files=files)
+    return write_manifest(folder, type(self).__name__, _facts(self), files=files)
 
 
-def _unsaved(model) -> dict:
-    "Options that mean nothing elsewhere."
-    return {"checkpoint": None} if isinstance(model, NextItemNetwork) else {}
+def _facts(model) -> dict:
+    "What is saved as text. The folder of checkpoints means nothing elsewhere."
+    if not isinstance(model, NextItemNetwork):
+        return {"params": model.get_params()}
+    history = {"history": model.history_.to_dict("records"), "best_epoch": model.best_epoch_}
+    return {"params": {**model.get_params(), "checkpoint": None}, **history}
 
-# %% ../../nbs/models/05_next_item.ipynb #77c66412
+# %% ../../nbs/models/05_next_item.ipynb #2cc570e5
 @patch(cls_method=True)
 def load(
     cls: NextItemModel,
@@ -1026,12 +1027,12 @@ def load(
         with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
             vars(model).update(_unpack(dict(arrays)))
     if isinstance(model, NextItemNetwork):
-        model.history_ = pd.DataFrame(saved["history"])
+        model.history_, model.best_epoch_ = pd.DataFrame(saved["history"]), saved["best_epoch"]
         model.network_ = import_keras().saving.load_model(folder / _NETWORK)
-        model._keep()
+        model._answer = compiled(model.network_)
     return model
 
-# %% ../../nbs/models/05_next_item.ipynb #6b73533a
+# %% ../../nbs/models/05_next_item.ipynb #d82cde6e
 FORMATS = ("onnx", "litert", "savedmodel")
 
 
@@ -1041,9 +1042,26 @@ def _serving_network(self: NextItemNetwork):
     keras = import_keras()
     ops, item = keras.ops, keras.Input((self.max_length,), dtype="int32", name="item")
     codes = self._shifted(item, ops)
-    states = self.network_({"item": ops.maximum(codes, 0), "mask": codes >= 0})
-    state = unit_length(states[:, -1], self.temperature)
-    return keras.Model(item, ops.matmul(state, ops.convert_to_tensor(self.vectors_)), name="scores")
+    states = self._served()({"item": ops.maximum(codes, 0), "mask": codes >= 0})
+    vectors = keras.layers.Dense(self.n_items_, use_bias=False, name="vectors")
+    network = keras.Model(item, vectors(unit_length(states[:, -1], self.temperature)), name="scores")
+    vectors.set_weights([self.vectors_])
+    network(np.full((1, self.max_length), -1, "int32"))  # the export to ONNX wants a model that has run
+    return network
+
+
+@patch
+def _served(self: NextItemNetwork):
+    "The network that is exported."
+    return self.network_
+
+
+@patch
+def _served(self: GRU4Rec):
+    "The same network without a loop, which LiteRT does not have."
+    network = build_gru4rec(self.n_items_, self.units, self.depth, self.dropout, self.max_length)
+    network.set_weights(self.network_.get_weights())
+    return network
 
 
 @patch
@@ -1057,7 +1075,19 @@ def _shifted(self: BERT4Rec, item, ops):
     "The last events, and the mask after them."
     return ops.concatenate([item[:, 1:], ops.full_like(item[:, :1], self.n_items_)], axis=1)
 
-# %% ../../nbs/models/05_next_item.ipynb #9d893394
+
+@contextmanager
+def _quiet():
+    "Without what TensorFlow tells of each file that it writes."
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+# %% ../../nbs/models/05_next_item.ipynb #e30b82f2
 @patch
 def export(
     self: NextItemNetwork,
@@ -1071,11 +1101,11 @@ def export(
     path, kind = Path(path), {"savedmodel": "tf_saved_model"}.get(format, format)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        self._serving_network().export(str(path), format=kind, verbose=False)
-    except (ImportError, ModuleNotFoundError) as error:
-        raise LogError(
-            f"format {format} needs more packages ({error}); pip install 'seqbook[serving]'"
-        ) from None
+        with _quiet():
+            self._serving_network().export(str(path), format=kind, verbose=False)
+    except ImportError as error:
+        needs = f"format {format} needs more packages ({error})"
+        raise LogError(f"{needs}; pip install 'seqbook[serving]'") from None
     self.items_.save(path.with_name(path.name + ".items.parquet"))
     return path
 
