@@ -568,7 +568,10 @@ def _build(self: EventGenerator, W: Sequences, starts: dict):
     names = "units depth heads memory dropout".split()
     network = build_generator(starts, **{name: getattr(self, name) for name in names})
     events = float(W.fields["score"].sum() / len(W))  # of an average window
-    loss = lambda y, logs: -import_keras().ops.sum(logs, axis=(1, 2)) / events
+
+    def loss(y, logs):
+        return -import_keras().ops.sum(logs, axis=(1, 2)) / events
+
     steps = self.epochs * -(-len(W) // self.batch_size)
     optimizer = make_optimizer(self.learning_rate, steps, "cosine", warmup=0.05, clip_norm=1.0)
     network.compile(optimizer, loss, jit_compile=jit_choice(recurrent=False))
@@ -677,7 +680,10 @@ def _settings(**given) -> dict:
     for name, value in given.items():
         if isinstance(value, dict) and (strange := set(value) - set(FACTORS)):
             raise LogError(f"{name} names {sorted(strange)}; the factors are {', '.join(FACTORS)}")
-    of = lambda name, factor: given[name].get(factor) if isinstance(given[name], dict) else given[name]
+
+    def of(name, factor):
+        return given[name].get(factor) if isinstance(given[name], dict) else given[name]
+
     return {f: _filter(*(of(name, f) for name in ("temperature", "top_k", "top_p"))) for f in FACTORS}
 
 

@@ -9,11 +9,10 @@ __all__ = ['FIELD', 'LOSSES', 'FORMATS', 'leave_one_out', 'NextItemModel', 'Reco
            'GRU4Rec', 'SASRec', 'BERT4Rec', 'compiled']
 
 # %% ../../nbs/models/05_next_item.ipynb #46b044fb
-import json
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -841,9 +840,9 @@ def _learn(self: NextItemNetwork, X, validation, sequences):
     asked = None if validation is None else (self._read(validation[0]), np.asarray(validation[1]))
     identity = fit_identity(params, X, asked)
     keeper = Checkpoint(self.checkpoint, training, identity, "val_ndcg@10", maximize=True, every=self.every)
-    batches = lambda epoch: _Batches(self, X, epoch)
+    batches, how = partial(_Batches, self, X), (self.patience, self.progress)
     evaluate = None if validation is None else lambda epoch: self._validate(validation)
-    self.history_ = run_epochs(training, batches, self.epochs, keeper, evaluate, self.patience, self.progress)
+    self.history_ = run_epochs(training, batches, self.epochs, keeper, evaluate, *how)
     self.best_epoch_ = keeper.best_epoch or len(self.history_)
     self._keep()
 
@@ -898,9 +897,13 @@ def _jax_function(network):
         return network.stateless_call(trained, others, inputs, training=False)[0]
 
     step = jax.jit(call)
-    values = lambda variables: [variable.value for variable in variables]
-    weights = lambda: (values(network.trainable_variables), values(network.non_trainable_variables))
-    return lambda inputs: np.asarray(step(*weights(), inputs), "float32")
+    weights = (network.trainable_variables, network.non_trainable_variables)
+
+    def run(inputs):
+        values = ([variable.value for variable in some] for some in weights)
+        return np.asarray(step(*values, inputs), "float32")
+
+    return run
 
 # %% ../../nbs/models/05_next_item.ipynb #128b6282
 _AT_ONCE = 512  # histories that go through the network together

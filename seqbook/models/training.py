@@ -575,9 +575,10 @@ def _seconds(network, batch: tuple) -> float:
 
 def _first_example(batch: tuple) -> tuple:
     "A batch of one example."
-    cut = lambda part: (
-        {name: values[:1] for name, values in part.items()} if isinstance(part, dict) else part[:1]
-    )
+
+    def cut(part):
+        return {name: values[:1] for name, values in part.items()} if isinstance(part, dict) else part[:1]
+
     return tuple(cut(part) for part in batch)
 
 # %% ../../nbs/models/06_training.ipynb #a205c37c
