@@ -277,7 +277,8 @@ def test_a_schedule_rises_then_never_rises_again(total, warmup, name, rate):
     assert (rates >= -1e-9).all() and (rates <= rate * 1.0001).all()
     assert (np.diff(rates[steps < top]) > 0).all()
     assert (np.diff(rates[steps >= top]) <= rate * 1e-5).all()
-    assert rates[-1] == pytest.approx(rate if name == "constant" else 0, abs=rate * 1e-3)
+    never_falls = name == "constant" or top == total  # of a step or two the warm-up may take all
+    assert rates[-1] == pytest.approx(rate if never_falls else 0, abs=rate * 1e-3)
 
 
 @pytest.mark.parametrize("options", [{"schedule": "steps"}, {"warmup": 1.0}, {"warmup": -0.1}])
