@@ -106,12 +106,7 @@ def run(name: str, model: str, seed: int, task: Task, folder: Path) -> dict:
     if isinstance(fitted, next_item.NextItemNetwork):
         fitted.set_params(seed=seed, exclude_seen=task.exclude_seen, checkpoint=folder / path.stem)
     started = time.perf_counter()
-    if setting.get(
-        "refit"
-    ):  # all but the last event of each user, for a number of epochs that was chosen before
-        fitted.fit(task.test[0])
-    else:
-        fitted.fit(task.train, task.validation)
+    fitted.fit(task.train, task.validation)
     seconds, started = time.perf_counter() - started, time.perf_counter()
     ranks = fitted.target_ranks(*task.test, exclude_seen=task.exclude_seen)
     found = {
@@ -178,7 +173,7 @@ def main():
             if options.only and not {name, f"{name}/{model}"} & set(options.only):
                 continue
             task = task or make(options.data)
-            network = "epochs" in setting["options"] and setting["class"] != "MatrixFactorization"
+            network = issubclass(getattr(next_item, setting["class"]), next_item.NextItemNetwork)
             for seed in options.seeds if network else [0]:
                 found.append(run(name, model, seed, task, options.runs))
                 print(

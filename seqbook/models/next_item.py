@@ -787,8 +787,7 @@ def _draw(self: NextItemNetwork, rng, size: int) -> dict:
     if self.loss == "softmax":
         return {}
     n = (size, self.negatives) if self.loss == "bce" else self.negatives
-    edges = np.cumsum(self._chances())
-    return {"negative": np.searchsorted(edges / edges[-1], rng.random(n)).astype("int32")}
+    return {"negative": np.searchsorted(self._edges, rng.random(n)).astype("int32")}
 
 # %% ../../nbs/models/05_next_item.ipynb #95608f37
 @patch
@@ -818,6 +817,8 @@ def _compile(self: NextItemNetwork, steps: int):
     if self.loss not in LOSSES:
         raise LogError(f"loss {self.loss!r} is unknown; choose one of {sorted(LOSSES)}")
     import_keras().utils.set_random_seed(self.seed)
+    edges = np.cumsum(self._chances())
+    self._edges = edges / edges[-1]
     with precision(self.precision):
         self.network_ = self._build()
         self._answer = compiled(self.network_)
@@ -835,7 +836,7 @@ def _learn(self: NextItemNetwork, X, validation, sequences):
     X = self._windows(X)
     training = self._compile(self.epochs * -(-len(X) // self.batch_size))
     params = {name: value for name, value in self.get_params().items() if name not in _FREE}
-    if self.schedule != "constant":
+    if self.schedule != "constant" or self.warmup:  # then a step's rate depends on how many there will be
         params["epochs"] = self.epochs
     asked = None if validation is None else (self._read(validation[0]), np.asarray(validation[1]))
     identity = fit_identity(params, X, asked)
@@ -974,7 +975,7 @@ def _pack(model) -> dict:
     "What a model has learned, as plain arrays; a sparse table is three of them."
     arrays = {}
     for name, value in vars(model).items():
-        if sparse.issparse(value) and name.endswith("_") and not name.startswith("_"):
+        if sparse.issparse(value) and name.endswith("_"):
             arrays |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
             arrays[f"{name}.shape"] = np.array(value.shape)
         elif isinstance(value, np.ndarray) and name.endswith("_"):

@@ -26,7 +26,6 @@ from seqbook.models.next_item import (
     ItemCooccurrence,
     MarkovChain,
     MatrixFactorization,
-    NextItemNetwork,
     Popularity,
     SASRec,
     SessionKNN,
@@ -550,6 +549,14 @@ def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path):
         SASRec(**{**options, "epochs": 4, "dropout": 0.3}, checkpoint=tmp_path).fit(X, validation)
 
 
+@pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"warmup": 0.5}])
+def test_a_fit_whose_rate_depends_on_the_end_does_not_get_another_end(change, tmp_path, eagerly):
+    X, options = make(40), {**SMALL, **change, "checkpoint": tmp_path}
+    SASRec(**options).fit(X)
+    with pytest.raises(LogError, match="another fit"):
+        SASRec(**{**options, "epochs": 2}).fit(X)
+
+
 @pytest.mark.parametrize("cls", [GRU4Rec, SASRec, BERT4Rec])
 def test_networks_learn_a_ring(cls):
     """On a ring where most steps go one ahead, the next item must be far above chance (1 in 20)."""
@@ -642,10 +649,6 @@ def test_other_backends_answer_the_same_and_learn(cls, backend, shoppers, tmp_pa
     found, losses = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(found, scores(model, shoppers[:20]), atol=1e-5)
     assert losses[1] < losses[0]
-
-
-def test_networks_are_next_item_networks():
-    assert all(isinstance(model, NextItemNetwork) for model in NETWORKS)
 
 
 def test_the_published_beauty_file_ranks_as_it_should(real_data):
