@@ -21,6 +21,7 @@ from typing import NamedTuple
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -406,7 +407,7 @@ def _check_names(patterns, names):
 def _behaviors_before(lazy, cutoff):
     "The behaviours that occur before a cutoff. LogError if there is no event."
     past = lazy.filter(nw.col(TIME) < nw.lit(cutoff))
-    found = past.select(BEHAVIOR).unique().collect("pyarrow")[BEHAVIOR].to_list()
+    found = past.group_by(BEHAVIOR).agg(nw.len().alias("n")).collect("pyarrow")[BEHAVIOR].to_list()
     if not found:
         raise LogError(f"no event is before the cutoff {cutoff}; choose a later one")
     return [b for b in found if b is not None]
@@ -440,16 +441,27 @@ def _divided(frame, owner, n):
 
 def _collected(tables, log):
     "Lazy tables as the kind of frame that the log is, a few at a time, one below the other."
+    if isinstance(nw.from_native(log), nw.LazyFrame):
+        return next(tables).to_native()
     running, done = deque(), []
     with ThreadPoolExecutor(_THREADS) as pool:
         for table in tables:
             if len(running) == _THREADS:
                 done.append(running.popleft().result())
-            running.append(pool.submit(like, table, log))
+            running.append(pool.submit(table.collect, "pyarrow"))
         done += [one.result() for one in running]
-    if len(done) == 1:
-        return done[0]
-    return nw.maybe_reset_index(nw.concat([nw.from_native(table) for table in done])).to_native()
+    return _joined(done, log)
+
+
+def _joined(tables, log):
+    "Tables one below the other, as the kind of frame that the log is. The tables are used up."
+    table = pa.concat_tables([table.to_native() for table in tables])
+    tables.clear()
+    if isinstance(log, pa.Table):
+        return table
+    if nw.from_native(log).implementation.is_pandas():
+        return table.to_pandas(split_blocks=True, self_destruct=True)  # column by column: memory for one copy
+    return nw.from_arrow(table, backend="polars").to_native()
 
 # %% ../../nbs/data/05_features.ipynb #d3c9369a
 def history_features(
