@@ -45,7 +45,6 @@ from seqbook.data.events import (
     LogError,
     in_utc,
     lazily,
-    like,
     to_pandas,
 )
 from .sequences import sessionize
