@@ -44,11 +44,11 @@ from seqbook.evaluation.metrics import (
     MIN_COUNT,
     choose_threshold,
     compare_models,
-    compare_rankings,
     compare_regressions,
     too_few_amounts,
     too_small,
 )
+from .evaluation.ranking import compare_rankings
 from seqbook.models.classical import (
     CLASSIFIERS,
     REGRESSORS,

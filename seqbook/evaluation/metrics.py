@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'REGRESSION_METRICS', 'LOWER_IS_BETTER', 'ZERO_IS_BEST', '
            'check_predictions', 'too_small', 'Metrics', 'classification_metrics', 'class_metrics', 'confusion_table',
            'compare_models', 'bootstrap_metrics', 'threshold_table', 'choose_threshold', 'wilson_interval',
            'reliability_bins', 'expected_calibration_error', 'too_few_amounts', 'regression_metrics',
-           'compare_regressions', 'amount_bins', 'ranking_metrics', 'compare_rankings']
+           'compare_regressions', 'amount_bins', 'mean_metrics', 'compare_means']
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #216ed886
 from dataclasses import dataclass
@@ -834,83 +834,63 @@ def amount_bins(
     half = NormalDist().inv_cdf((1 + confidence) / 2) * bins["y"].std() / np.sqrt(table["n"])
     return table.assign(low=table["observed"] - half, high=table["observed"] + half).reset_index(drop=True)
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #e6fc9f37
-def _check_ranks(ranks, name: str) -> np.ndarray:
-    "Ranks as numbers; `EvaluationError` for what cannot be a rank."
-    ranks = np.asarray(ranks, "float64")
-    if ranks.ndim != 1 or np.isnan(ranks).any() or (ranks < 1).any():
-        raise EvaluationError(
-            f"{name} must be one rank a list, from 1 up, and infinity for an item that cannot be shown"
-        )
-    return ranks
+# %% ../../nbs/evaluation/01_metrics.ipynb #78e77bf8
+class _MeanScorer:
+    "Means over the examples that have a value, so that a resample is a weighted sum"
 
+    def __init__(self, values: np.ndarray):  # (examples, metrics)
+        self.there = (~np.isnan(values)).astype("float64")
+        self.values = np.nan_to_num(values, nan=0.0)
 
-def _check_k(k) -> int:
-    if k != int(k) or k < 1:
-        raise EvaluationError(f"k is {k}; give the number of items that are shown, at least 1")
-    return int(k)
+    def __call__(self, weights: np.ndarray) -> np.ndarray:  # (resamples, examples) -> (resamples, metrics)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return weights @ self.values / (weights @ self.there)
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #8e55477e
+# %% ../../nbs/evaluation/01_metrics.ipynb #921017fa
 @dataclass
-class _RankCase:
-    "Ranks to score, whatever the model"
+class _MeanCase:
+    "Means to take, whatever the model"
 
     metrics: tuple
     small: str | None  # why nothing can be scored
 
     def why(self, scorer, values: np.ndarray) -> list[str]:  # one a metric, mostly empty
-        return [_WEIGHTLESS if np.isnan(value) else "" for value in values]
+        never = "no example has a value"
+        whys = np.where(scorer.there.any(axis=0), _WEIGHTLESS, never)
+        return [str(why) if np.isnan(value) else "" for value, why in zip(values, whys, strict=True)]
 
 
-def _rank_case(n: int, k: int) -> _RankCase:
-    names = tuple(f"{name}@{k}" for name in ("hit", "ndcg", "mrr"))
-    return _RankCase(names, None if n else f"there is no list to score; {_ADVICE}")
+def _mean_case(values: pd.DataFrame) -> _MeanCase:
+    return _MeanCase(tuple(values), None if len(values) else f"there is no example to score; {_ADVICE}")
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #3c6c470c
-class _RankScorer:
-    "What each list adds to the metrics, so that a resample is a weighted mean"
+# %% ../../nbs/evaluation/01_metrics.ipynb #45c0d5ba
+def mean_metrics(
+    values: pd.DataFrame,  # one row an example, one column a metric; NaN where an example has none
+    sample_weight=None,  # weight of each example
+) -> Metrics:
+    "The mean of each column over the rows that have a value."
+    scorer = _MeanScorer(values.to_numpy("float64"))
+    return _score(_mean_case(values), scorer, _weights(sample_weight, len(values)))
 
-    def __init__(self, ranks: np.ndarray, k: int):
-        hit = ranks <= k
-        self.gains = np.column_stack([hit, hit / np.log2(1 + ranks), hit / ranks])
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:  # (resamples, lists) -> (resamples, metrics)
-        return weights @ self.gains / weights.sum(axis=1, keepdims=True)
-
-# %% ../../nbs/evaluation/01_metrics.ipynb #1bd89670
-def ranking_metrics(
-    ranks,  # of the right item in each list, from 1; half ones for ties, infinity where it cannot be shown
-    k: int = 10,  # items that are shown
-    sample_weight=None,  # weight of each list
-) -> Metrics:  # 'hit@10', 'ndcg@10', 'mrr@10'
-    "Hit rate (recall, where one item is right), NDCG and mean reciprocal rank of the first k places."
-    ranks, k = _check_ranks(ranks, "ranks"), _check_k(k)
-    return _score(_rank_case(len(ranks), k), _RankScorer(ranks, k), _weights(sample_weight, len(ranks)))
-
-# %% ../../nbs/evaluation/01_metrics.ipynb #0b15a24c
-def compare_rankings(
-    ranks: dict,  # name of a model -> its ranks, as for `ranking_metrics`
-    k: int = 10,  # items that are shown
+# %% ../../nbs/evaluation/01_metrics.ipynb #b6d0b91c
+def compare_means(
+    values: dict,  # name of a model -> its table, as for `mean_metrics`, the same examples in each
     baseline: str | None = None,  # the model that the others are compared with; the first if not given
     n_resamples: int = 1000,
     confidence: float = 0.95,
-    groups=None,  # a group for each list, such as its user: whole groups are drawn
+    groups=None,  # a group for each example, such as its user: whole groups are drawn
     seed: int = 0,
-    sample_weight=None,  # weight of each list
+    sample_weight=None,  # weight of each example
 ) -> pd.DataFrame:
-    "`compare_models` for ranks: every metric of `ranking_metrics`, the same columns and intervals."
-    _check_options(ranks, baseline, n_resamples, confidence)
-    k, checked = (
-        _check_k(k),
-        {name: _check_ranks(found, f"the ranks of {name!r}") for name, found in ranks.items()},
-    )
-    sizes = {name: len(found) for name, found in checked.items()}
-    n = next(iter(sizes.values()))
-    if len({*sizes.values()}) > 1:
+    "`compare_models` for metrics that are means over examples: the same columns and intervals."
+    _check_options(values, baseline, n_resamples, confidence)
+    first = next(iter(values.values()))
+    shapes = {name: (len(table), *table) for name, table in values.items()}
+    if len({*shapes.values()}) > 1:
         raise EvaluationError(
-            f"the models have ranks of different lists: {sizes}; rank the same lists with all"
+            f"the models have different examples or metrics: {shapes}; score the same ones with all"
         )
-    case, weights = _rank_case(n, k), _weights(sample_weight, n)
-    scorers = {name: _RankScorer(found, k) for name, found in checked.items()}
-    draws = _draws(case, scorers, weights, n_resamples, _group_codes(groups, n), seed)
+    case, weights = _mean_case(first), _weights(sample_weight, len(first))
+    scorers = {name: _MeanScorer(table.to_numpy("float64")) for name, table in values.items()}
+    draws = _draws(case, scorers, weights, n_resamples, _group_codes(groups, len(first)), seed)
     return _comparison(case, scorers, weights, draws, baseline, confidence)

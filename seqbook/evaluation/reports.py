@@ -29,13 +29,13 @@ from seqbook.evaluation.metrics import (
     EvaluationError,
     amount_bins,
     confusion_table,
-    ranking_metrics,
     regression_metrics,
     reliability_bins,
     threshold_table,
     _check_amounts,
     _one_class,
 )
+from .ranking import ranking_metrics
 
 # %% ../../nbs/evaluation/02_reports.ipynb #b12e2a6e
 NAMES = {

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data.events import LogError
 from ..data.sequences import UNKNOWN, Sequences, Vocabulary, import_keras, plan_batches
-from ..evaluation.metrics import ranking_metrics
+from ..evaluation.ranking import ranking_metrics
 from .classical import read_manifest, undamaged, write_manifest
 from .networks import event_places, may_see
 from seqbook.models.training import (

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
+from seqbook.evaluation.ranking import compare_rankings, ranking_metrics
 
 from seqbook.evaluation import reports
 from seqbook.evaluation.metrics import (
@@ -18,10 +19,8 @@ from seqbook.evaluation.metrics import (
     bootstrap_metrics,
     classification_metrics,
     compare_models,
-    compare_rankings,
     compare_regressions,
     confusion_table,
-    ranking_metrics,
     regression_metrics,
 )
 from seqbook.evaluation.reports import (
