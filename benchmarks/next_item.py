@@ -23,10 +23,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow: no gree
 import numpy as np
 import pandas as pd
 from results import machine, save, show_tables
-from seqbook.evaluation.ranking import ranking_metrics
 
 from seqbook.data.datasets import load_next_item, load_sessions
 from seqbook.data.sequences import SequenceEncoder, Sequences
+from seqbook.evaluation.ranking import ranking_metrics
 from seqbook.models import next_item
 from seqbook.models.next_item import leave_one_out
 from seqbook.models.training import find_device

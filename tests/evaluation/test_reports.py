@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import Markup
-from seqbook.evaluation.ranking import compare_rankings, ranking_metrics
 
 from seqbook.evaluation import reports
 from seqbook.evaluation.metrics import (
@@ -23,6 +22,7 @@ from seqbook.evaluation.metrics import (
     confusion_table,
     regression_metrics,
 )
+from seqbook.evaluation.ranking import compare_rankings, ranking_metrics
 from seqbook.evaluation.reports import (
     ReportExistsError,
     comparison_table,

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seqbook.evaluation.ranking import ranking_metrics
 from sklearn.base import clone
 
 import seqbook.models.next_item as module
 from seqbook.data.events import LogError
 from seqbook.data.sequences import Sequences, Vocabulary, import_keras
+from seqbook.evaluation.ranking import ranking_metrics
 from seqbook.models.next_item import (
     LOSSES,
     BERT4Rec,
