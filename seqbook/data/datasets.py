@@ -347,6 +347,8 @@ def _user_frame(world, who, first_user):
     moments = pd.Timestamp(world.start) + pd.to_timedelta(pd.Series(churned), unit="D").dt.floor("s").astype(
         "timedelta64[us]"
     )
+    names = sorted(world.items["category"].unique())
+    favourites = {f"favourite_{k + 1}": _labels(names, who.favourites[:, k]) for k in range(3)}
     return pd.DataFrame(
         {
             "user_id": np.arange(len(who.rate)) + first_user,
@@ -355,6 +357,7 @@ def _user_frame(world, who, first_user):
             "churn_rate": who.hazard,
             "signup": _moments(world, who.signup),
             "churned": moments.to_numpy(),
+            **favourites,
         }
     )
 
@@ -517,7 +520,7 @@ def _silence(world, speed, hazard, since, until):
 class ShopTruth:
     "What no shop can see: the intent behind each event, each shopper's traits, and true probabilities"
 
-    users: pd.DataFrame  # user_id, type, visit_rate (a day), churn_rate (a day), signup, churned
+    users: pd.DataFrame  # user_id, type, visit_rate, churn_rate (a day), signup, churned, favourite_1 to _3
     hidden: (
         pd.DataFrame
     )  # a row an event: state (code in `STATES`), ends (when the shopper moves on or leaves)
