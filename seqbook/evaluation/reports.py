@@ -6,7 +6,8 @@
 __all__ = ['NAMES', 'CARDS', 'COLOURS', 'LINES', 'MARKERS', 'MAX_SVG', 'MAIN', 'SHOWN', 'funnel_table', 'plot_funnel', 'plot_roc',
            'plot_precision_recall', 'plot_calibration', 'plot_scores', 'plot_confusion', 'plot_gains', 'plot_deciles',
            'plot_hits', 'comparison_table', 'plot_metrics', 'ReportExistsError', 'report_html', 'write_report',
-           'run_environment', 'Comparison', 'compare']
+           'run_environment', 'Comparison', 'compare', 'compare_splits', 'plot_splits', 'history_segments',
+           'plot_segments', 'fairness_gaps', 'learning_curve', 'plot_learning_curve', 'plot_drift']
 
 # %% ../../nbs/evaluation/02_reports.ipynb #9f229454
 import base64
@@ -23,6 +24,7 @@ import time
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 import cloudpickle
 import joblib
@@ -1083,66 +1085,84 @@ def _all_cells(models: dict, examples, parts: dict, kept: _Kept, n_jobs, progres
 
 # %% ../../nbs/evaluation/02_reports.ipynb #cef8577b
 @dataclass
-class _SplitsCase:
-    "A metric as the mean over splits, whatever the model"
+class _PartsCase:
+    "A metric as the mean over parts of the examples, whatever the model"
 
     metrics: tuple
-    small: str | None  # why nothing can be scored
+    small: ClassVar = None  # a part that is too small says so by itself
 
     def why(self, scorer, values) -> list[str]:  # one a metric, mostly empty
         found = scorer.found.items()
-        name = len(found) > 1
-        return [
-            "; ".join(
-                f"{split}: {one.reasons[m]}" if name else one.reasons[m]
-                for split, one in found
-                if m in one.reasons
-            )
-            for m in self.metrics
-        ]
+        named = {part: f"{part}: " if len(found) > 1 else "" for part, _ in found}
+        reasons = (
+            [named[part] + one.reasons[m] for part, one in found if m in one.reasons] for m in self.metrics
+        )
+        return ["; ".join(texts) for texts in reasons]
 
 
-class _SplitsScorer:
-    "The mean over splits of what a model's scorers say; the weights are those of all test examples"
+class _PartsScorer:
+    "The mean over parts of what a model's scorers say; the weights are those of all examples"
 
-    def __init__(self, parts: dict):  # split -> (case, scorer, rows)
+    def __init__(self, parts: dict):  # name -> (case, scorer, rows)
         self.parts = parts
-        self.found = {
-            split: _score(case, scorer, np.ones(rows.stop - rows.start))
-            for split, (case, scorer, rows) in parts.items()
-        }
+        sizes = {name: np.ones(len(rows)) for name, (_, _, rows) in parts.items()}
+        self.found = {name: _score(case, scorer, sizes[name]) for name, (case, scorer, _) in parts.items()}
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:  # (resamples, examples) -> (resamples, metrics)
-        return np.mean([scorer(weights[:, rows]) for _, scorer, rows in self.parts.values()], axis=0)
+        if any(case.small for case, _, _ in self.parts.values()):
+            return np.full((len(weights), len(next(iter(self.found.values())))), np.nan)
+        with np.errstate(invalid="ignore"):
+            return np.mean([scorer(weights[:, rows]) for _, scorer, rows in self.parts.values()], axis=0)
 
-# %% ../../nbs/evaluation/02_reports.ipynb #9e196b17
-def _scored(kind: str, test, cell: dict, k: int, min_count: int) -> tuple:  # case, scorer
-    "How the metrics module scores one cell."
-    y, answer, groups = test.label, cell["answer"], _group_codes(test.ids, len(test))
-    if kind == "ranks":
-        table = _rank_table(answer, k)
-        return _mean_case(table), _MeanScorer(table.to_numpy("float64"))
-    if kind == "amounts":
-        case = _amount_case(y, groups, min_count)
-        return case, None if case.small else _AmountScorer(y, answer)
-    codes, proba, classes = check_predictions(y, answer, test.classes)
-    case = _case(codes, classes, groups, min_count)
-    return case, None if case.small else _Scorer(codes, proba, case.scored, cell["threshold"])
+# %% ../../nbs/evaluation/02_reports.ipynb #dda69a77
+@dataclass
+class _Judged:
+    "Answers to examples, and what is needed to score some of them."
 
-# %% ../../nbs/evaluation/02_reports.ipynb #5e191a36
-def _split_scorers(kind, cells: dict, tests: dict, k, min_count) -> tuple:  # case, scorers by model
+    kind: str  # a key of `MAIN`
+    y: np.ndarray
+    answer: np.ndarray
+    classes: np.ndarray | None
+    groups: np.ndarray  # whose the examples are
+    threshold: float = 0.5
+    k: int = 10
+    min_count: int = MIN_COUNT
+
+    def part(self, rows, offset: int = 0) -> tuple:  # case, scorer, rows
+        "How the metrics module scores some of the examples, which stand `offset` places later among all."
+        case, scorer = self._of(self.y[rows], self.answer[rows], _group_codes(self.groups[rows], len(rows)))
+        return case, scorer, np.asarray(rows) + offset
+
+    def _of(self, y, answer, groups):
+        if self.kind == "ranks":
+            table = _rank_table(answer, self.k)
+            return _mean_case(table), _MeanScorer(table.to_numpy("float64"))
+        if self.kind == "amounts":
+            case = _amount_case(y, groups, self.min_count)
+            return case, None if case.small else _AmountScorer(y, answer)
+        codes, proba, classes = check_predictions(y, answer, self.classes)
+        case = _case(codes, classes, groups, self.min_count)
+        return case, None if case.small else _Scorer(codes, proba, case.scored, self.threshold)
+
+# %% ../../nbs/evaluation/02_reports.ipynb #0a93384e
+def _judged(kind, test, cell: dict, how: dict) -> _Judged:
+    threshold = cell.get("threshold", 0.5)
+    rest = test.classes, np.asarray(test.ids), threshold, how["k"], how["min_count"]
+    return _Judged(kind, test.label, cell["answer"], *rest)
+
+
+def _split_scorers(kind, cells: dict, tests: dict, how: dict) -> dict:  # by model
     "What `compare_models` and its kin need to score all models on all splits."
-    ends = np.cumsum([0, *(len(test) for test in tests.values())])
-    rows = {split: slice(*ends[i : i + 2]) for i, split in enumerate(tests)}
-    scorers, small = {}, None
-    for name in dict.fromkeys(model for model, _ in cells):
-        parts = {s: (*_scored(kind, tests[s], cells[name, s], k, min_count), rows[s]) for s in tests}
-        whys = {split: case.small for split, (case, _, _) in parts.items() if case.small}
-        small = small or next(
-            (f"{split}: {why}" if len(tests) > 1 else why for split, why in whys.items()), None
+    starts = dict(zip(tests, np.cumsum([0, *map(len, tests.values())]), strict=False))
+    return {
+        name: _PartsScorer(
+            {
+                split: _judged(kind, test, cells[name, split], how).part(np.arange(len(test)), starts[split])
+                for split, test in tests.items()
+            }
         )
-        metrics, scorers[name] = next(iter(parts.values()))[0].metrics, _SplitsScorer(parts)
-    return _SplitsCase(tuple(metrics), small), scorers
+        for name in dict.fromkeys(model for model, _ in cells)
+    }
 
 # %% ../../nbs/evaluation/02_reports.ipynb #639fb8fd
 def _best(scores: dict, metric: str) -> str:  # name of a model
@@ -1154,26 +1174,19 @@ def _best(scores: dict, metric: str) -> str:  # name of a model
         return min(values, key=lambda name: abs(values[name]))
     return (min if metric in LOWER_IS_BETTER else max)(values, key=values.get)
 
-# %% ../../nbs/evaluation/02_reports.ipynb #30e6f7c6
-def _mean_scores(
-    kind, cells, tests, how: dict
-) -> tuple:  # as `compare_models` gives it; the baseline; found by cell
-    case, scorers = _split_scorers(kind, cells, tests, how["k"], how["min_count"])
-    groups = np.concatenate([np.asarray(test.ids) for test in tests.values()])
-    one = np.ones((1, len(groups)))
-    metric = how["metric"]
+# %% ../../nbs/evaluation/02_reports.ipynb #b27dfdc9
+def _compare_scorers(scorers: dict, groups, how: dict) -> tuple:  # as `compare_models` gives it; the baseline
+    "Score all with the same resamples of groups, and compare them with the baseline, or with the best."
+    case = _PartsCase(tuple(next(iter(next(iter(scorers.values())).found.values()))))
+    one, metric, baseline = np.ones((1, len(groups))), how["metric"], how["baseline"]
     if metric not in case.metrics:
         raise EvaluationError(f"metric is {metric!r}; choose one of {', '.join(case.metrics)}")
-    baseline = how["baseline"]
     if baseline is None:
-        values = {
-            n: np.nan if case.small else s(one)[0, case.metrics.index(metric)] for n, s in scorers.items()
-        }
-        baseline = _best(values, metric)
+        at = case.metrics.index(metric)
+        baseline = _best({name: scorer(one)[0, at] for name, scorer in scorers.items()}, metric)
     codes = _group_codes(groups, len(groups))
     draws = _draws(case, scorers, one[0], how["n_resamples"], codes, how["seed"])
-    found = {(name, split): one for name, scorer in scorers.items() for split, one in scorer.found.items()}
-    return _comparison(case, scorers, one[0], draws, baseline, how["confidence"]), baseline, found
+    return _comparison(case, scorers, one[0], draws, baseline, how["confidence"]), baseline
 
 # %% ../../nbs/evaluation/02_reports.ipynb #8117c834
 @dataclass(eq=False, repr=False)
@@ -1186,11 +1199,16 @@ class Comparison:
     metric: str  # the one that matters
     baseline: str  # the model that the others are compared with
     notes: list  # what the reader must know, one sentence each
-    answers: dict = field(default_factory=dict)  # (model, split) -> probabilities, amounts or ranks
+    judged: dict = field(default_factory=dict)  # (model, split) -> what was said to the test examples
     tests: dict = field(default_factory=dict)  # split -> its test `Examples`
 
     def __repr__(self):
         return self.table().to_string()
+
+    @property
+    def answers(self) -> dict:  # (model, split) -> probabilities, amounts or ranks of the test examples
+        "What each model said."
+        return {key: one.answer for key, one in self.judged.items()}
 
 # %% ../../nbs/evaluation/02_reports.ipynb #f9a63822
 SHOWN = (
@@ -1443,11 +1461,16 @@ def compare(
     how |= dict(baseline=baseline, metric=metric or _main(kind, k))
     cells, tests, notes = _all_cells(models, examples, parts, _Kept(folder), n_jobs, progress)
     whole = _without_failures(models, cells, tests, notes, how)
-    scores, baseline, found = _mean_scores(kind, whole, tests, how)
+    scorers, groups = (
+        _split_scorers(kind, whole, tests, how),
+        [np.asarray(test.ids) for test in tests.values()],
+    )
+    scores, baseline = _compare_scorers(scorers, np.concatenate(groups), how)
     facts = _compared_facts(models, task, examples, splits, parts, cells, how, protocol or {})
-    table = _cell_table(cells, found)
-    answers = {key: cell["answer"] for key, cell in cells.items() if "answer" in cell}
-    return Comparison(scores, table, facts, how["metric"], baseline, notes, answers, tests)
+    judged = {key: _judged(kind, tests[key[1]], cell, how) for key, cell in cells.items() if "answer" in cell}
+    return Comparison(
+        scores, _cell_table(cells, scorers), facts, how["metric"], baseline, notes, judged, tests
+    )
 
 # %% ../../nbs/evaluation/02_reports.ipynb #1cf647ab
 def _main(kind: str, k: int) -> str:
@@ -1479,8 +1502,9 @@ def _without_failures(models, cells, tests, notes, how) -> dict:
         how["baseline"] = None
     return {(name, split): cells[name, split] for name in left for split in tests}
 
-# %% ../../nbs/evaluation/02_reports.ipynb #abcecbf3
-def _cell_table(cells: dict, found: dict) -> pd.DataFrame:
+# %% ../../nbs/evaluation/02_reports.ipynb #18d9f2e8
+def _cell_table(cells: dict, scorers: dict) -> pd.DataFrame:
+    found = {(name, split): one for name, scorer in scorers.items() for split, one in scorer.found.items()}
     rows = []
     for (name, split), cell in cells.items():
         costs = {n: cell.get(n, np.nan) for n in ("fit_seconds", "score_seconds", "size")}
@@ -1511,8 +1535,9 @@ def _compared_facts(models, task, examples, splits, parts, cells, how, given) ->
     facts = {
         "data": (named if isinstance(named, dict) else {"name": named}) | data,
         "task": {"name": examples.task, "asked": examples.target, **params},
-        "cutoffs": f"{len(np.unique(cutoffs)):,} ({_when(cutoffs)})",
-        "split": _split_facts(splits, parts, examples),
+        "cutoffs": f"{len(np.unique(cutoffs)):,}, {_when(cutoffs)}",
+        "split": _split_facts(splits),
+        "parts": [_part_facts(name, index, examples) for name, index in parts.items()],
         "models": {name: _said(model) for name, model in models.items()},
         "seeds": {"bootstrap": how["seed"]}
         | {n: s for n, m in models.items() if (s := _seed(m)) is not None},
@@ -1536,18 +1561,294 @@ def _seed(model):
     return next((seed for seed in seeds if isinstance(seed, int | np.integer)), None)
 
 
-def _split_facts(splits, parts: dict, examples) -> dict:
-    "How the examples were split, and when each part asks."
-    params = splits.get_params() if hasattr(splits, "get_params") else {}
-    facts = {"by": type(splits).__name__, **params} if hasattr(splits, "split") else {"by": "given indices"}
-    for name, index in parts.items():
-        names = ("training", "validation", "test") if len(index) == 3 else ("training", "test")
-        facts[name] = {part: _when(examples.cutoff[rows]) for part, rows in zip(names, index, strict=True)}
-    return facts
+def _split_facts(splits) -> dict:
+    if not hasattr(splits, "split"):
+        return {"by": "given indices"}
+    return {
+        "by": type(splits).__name__,
+        **(splits.get_params() if hasattr(splits, "get_params") else vars(splits)),
+    }
+
+
+def _part_facts(name, index, examples) -> str:
+    "How many examples each part of a split has, and when they ask."
+    names = ("training", "validation", "test") if len(index) == 3 else ("training", "test")
+    texts = (f"{part} {_when(examples.cutoff[rows])}" for part, rows in zip(names, index, strict=True))
+    return f"{name}: {'; '.join(texts)}"
 
 
 def _when(cutoffs) -> str:
     if not len(cutoffs):
         return "none"
     first, last = (f"{pd.Timestamp(moment):%Y-%m-%d %H:%M}" for moment in (cutoffs.min(), cutoffs.max()))
-    return f"{len(cutoffs):,} examples, {first}" + (f" to {last}" if last != first else "")
+    return f"{len(cutoffs):,} examples ({first}" + (f" to {last})" if last != first else ")")
+
+# %% ../../nbs/evaluation/02_reports.ipynb #9f67c650
+def compare_splits(
+    models: dict,  # as for `compare`
+    task,  # as for `compare`
+    splits: dict,  # name -> splitter, or list of index arrays, of the past
+    final,  # splitter into (past, future)
+    log=None,  # as for `compare`
+    metric: str | None = None,  # the main one if not given
+    cutoffs=None,  # as for `compare`
+    **options,  # of `compare`
+) -> pd.DataFrame:  # a row a split and model: promised, low, high, came, came_low, came_high, flattery
+    "What each split promises of the past, against what comes in the future, which no split sees."
+    examples = task if log is None else task.examples(log, cutoffs)
+    parts = _split_parts(final, examples)
+    index = next(iter(parts.values()))
+    metric = metric or _main(_kind(examples), options.get("k", 10))
+    came = compare(models, examples, [index], metric=metric, **options)
+    past = _visible(examples[index[0]], examples.classes)
+    found = {name: compare(models, past, split, metric=metric, **options) for name, split in splits.items()}
+    tables = [_promise(one.scores, came.scores, metric).assign(split=name) for name, one in found.items()]
+    return pd.concat(tables, ignore_index=True)[["split", *tables[0].columns[:-1]]]
+
+# %% ../../nbs/evaluation/02_reports.ipynb #46b22436
+def _promise(promised, came, metric: str) -> pd.DataFrame:
+    "Promise and truth of each model, and how far the first is above the second; of losses, below."
+    columns = ["model", "value", "low", "high"]
+    promised, came = (table.loc[table["metric"] == metric, columns] for table in (promised, came))
+    promised = promised.rename(columns={"value": "promised"})
+    came = came.rename(columns={"value": "came", "low": "came_low", "high": "came_high"})
+    both = promised.merge(came, on="model", how="left").assign(metric=metric)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    if metric in ZERO_IS_BEST:
+        return both.assign(flattery=both["came"].abs() - both["promised"].abs())
+    return both.assign(flattery=sign * (both["promised"] - both["came"]))
+
+# %% ../../nbs/evaluation/02_reports.ipynb #82f4fc83
+def plot_splits(
+    table: pd.DataFrame,  # what `compare_splits` gives
+):  # the figure
+    "One panel a model: what each split promised, with its interval, and a band for what came."
+    models, splits = (list(dict.fromkeys(table[name])) for name in ("model", "split"))
+    size = (3.1 * len(models) + 1, 1.5 + 0.34 * len(splits))
+    figure, axes = plt.subplots(
+        1, len(models), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, model in zip(axes.flat, models, strict=True):
+        rows = table[table["model"] == model].set_index("split")
+        truth = rows.iloc[0]
+        ax.axvspan(truth["came_low"], truth["came_high"], color="0.9")
+        ax.axvline(truth["came"], color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
+        _dots(ax, rows.rename(columns={"promised": "value"}), splits)
+        ax.set_title(f"{model}: up to {rows['flattery'].max():+.2f}", loc="left", fontsize="medium")
+        ax.set_xlabel(_named(table["metric"].iloc[0]))
+    figure.suptitle(
+        "What each split promised, and what came (line, with its interval in grey)", fontsize="medium"
+    )
+    return figure
+
+# %% ../../nbs/evaluation/02_reports.ipynb #537e78ff
+def history_segments(
+    examples,  # `Examples` of users
+    new: str = "30d",  # whose first event is less than this before the cutoff is new
+    time: str = "timestamp",  # column of the log
+    category: str = "category",  # column of the log; may be absent
+    most: int = 5,  # categories with a name of their own, the most frequent
+) -> pd.DataFrame:  # a row an example: age (new, old), activity (light, heavy), category
+    "Segments that are known at the cutoff: how long, how often, and what a user looked at most."
+    first = examples.log[time].to_numpy("datetime64[us]")[np.minimum(examples.start, len(examples.log) - 1)]
+    days = pd.Timedelta(re.sub(r"d$", "D", new)).to_timedelta64()
+    lengths = examples.stop - examples.start
+    table = pd.DataFrame({"age": np.where(examples.cutoff - first < days, "new", "old")})
+    table["activity"] = np.where(lengths > np.median(lengths), "heavy", "light")
+    if category in examples.log:
+        table["category"] = _favourites(examples, category, most)
+    return table
+
+
+def _favourites(examples, category: str, most: int) -> np.ndarray:
+    "The most frequent category of each history; 'other' for the rarer ones, 'none' for no category."
+    rows = examples.histories()[["example", category]].dropna()
+    counts = rows.groupby(["example", category]).size().rename("n").reset_index()
+    best = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates("example")
+    names = best.set_index("example")[category].astype(str)
+    kept = names.value_counts().index[:most]
+    return names.where(names.isin(kept), "other").reindex(range(len(examples))).fillna("none").to_numpy()
+
+# %% ../../nbs/evaluation/02_reports.ipynb #e2ef232e
+@patch
+def by_segment(
+    self: Comparison,
+    segments,  # a label for each test example, split after split; or a function of `Examples` that gives it
+    model: str | None = None,  # the best one if not given
+    reference=None,  # the segment that the others are compared with; the largest if not given
+    threshold: float | None = None,  # two classes: predict the second from this probability on
+    min_count: int | None = None,  # as in `compare`
+    **options,  # n_resamples, confidence and seed of the bootstrap
+) -> pd.DataFrame:  # columns segment, examples, positives or mean, and those of `compare_models`
+    "One model, scored in each segment. The test examples of all splits are taken together."
+    one = self._together(model or self._first(), threshold=threshold, min_count=min_count)
+    if callable(segments):
+        segments = np.concatenate([np.asarray(segments(test)) for test in self.tests.values()])
+    return _by_segment(one, _flat(segments, len(one.y), "segments"), reference, self.metric, options)
+
+
+@patch
+def _together(self: Comparison, model: str, **changes) -> _Judged:
+    "The test examples of all splits as one; what is None is not changed."
+    found = [self.judged.get((model, split)) for split in self.tests]
+    if not found or None in found:
+        raise EvaluationError(
+            f"there is no answer of {model!r} to every split; the models are {list(self.costs().index)}"
+        )
+    joined = {
+        name: np.concatenate([getattr(one, name) for one in found]) for name in ("y", "answer", "groups")
+    }
+    joined["threshold"] = float(np.mean([one.threshold for one in found]))
+    return replace(found[0], **joined | {name: value for name, value in changes.items() if value is not None})
+
+# %% ../../nbs/evaluation/02_reports.ipynb #f4143a7e
+def _by_segment(one: _Judged, segments, reference, metric, options, order=None) -> pd.DataFrame:
+    order = pd.Series(segments).value_counts().index.tolist() if order is None else order
+    rows = {name: np.flatnonzero(segments == name) for name in order}
+    if not rows:
+        raise EvaluationError("there is no example, so there is no segment")
+    reference = order[0] if reference is None else reference
+    if reference not in rows:
+        raise EvaluationError(f"the reference is {reference!r}, but the segments are {list(rows)}")
+    how = {"n_resamples": 1000, "confidence": 0.95, "seed": 0} | options
+    scorers = {name: _PartsScorer({name: one.part(some)}) for name, some in rows.items()}
+    table, _ = _compare_scorers(scorers, one.groups, how | {"metric": metric, "baseline": reference})
+    table = table.rename(columns={"model": "segment"})
+    table.insert(1, "examples", table["segment"].map({name: len(some) for name, some in rows.items()}))
+    table.insert(2, "base", table["segment"].map({name: _base(one, some) for name, some in rows.items()}))
+    return table
+
+
+def _base(one: _Judged, rows) -> float:
+    "The share of the second class, or the mean amount; nothing for ranks and for many classes."
+    if one.kind == "ranks" or not len(rows) or (one.kind == "classes" and len(one.classes) != 2):
+        return np.nan
+    return float(np.mean(one.y[rows] == one.classes[1] if one.kind == "classes" else one.y[rows]))
+
+# %% ../../nbs/evaluation/02_reports.ipynb #e81d1220
+def plot_segments(
+    table: pd.DataFrame,  # what `by_segment` gives
+    metric: str,
+    ax=None,  # draw here; a new figure if not given
+):  # the axes
+    "One dot a segment, with its interval; the line is the segment that the others are compared with."
+    rows = table[table["metric"] == metric].set_index("segment")
+    if rows.empty:
+        raise EvaluationError(
+            f"there is no metric {metric!r}; choose one of {list(pd.unique(table['metric']))}"
+        )
+    if ax is None:
+        ax = plt.subplots(figsize=(6.4, 1.4 + 0.36 * len(rows)), layout="constrained")[1]
+    _dots(ax, rows, list(rows.index))
+    ax.set_yticks(range(len(rows)), [f"{name} ({row.examples:,})" for name, row in rows.iterrows()])
+    reference = rows[rows["difference"].isna() & (rows["verdict"] == "")]
+    if len(reference):
+        ax.axvline(reference["value"].iloc[0], color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
+    apart = rows["verdict"].isin(["better", "worse"])
+    title = f"{apart.sum()} of {len(rows)} segments differ for certain from the line"
+    return _finish(ax, title, _named(metric), "segment (examples)")
+
+# %% ../../nbs/evaluation/02_reports.ipynb #a46dec0a
+def fairness_gaps(
+    table: pd.DataFrame,  # what `by_segment` gives
+    metrics=("recall", "precision", "roc_auc", "brier"),
+) -> pd.DataFrame:  # a row a metric: best and worst segment, gap to the reference with interval
+    "For each metric the segment furthest below the reference, and the gap with its interval."
+    rows = []
+    for metric in [name for name in metrics if name in set(table["metric"])]:
+        part = table[(table["metric"] == metric) & table["difference"].notna()]
+        if part.empty:
+            continue
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        row = part.loc[(sign * part["difference"]).idxmin()]
+        names = ["segment", "value", "difference", "difference_low", "difference_high", "verdict"]
+        rows.append({"metric": metric, **row[names]})
+    columns = ["metric", "segment", "value", "difference", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+# %% ../../nbs/evaluation/02_reports.ipynb #943407f9
+def learning_curve(
+    models: dict,  # as for `compare`
+    task,  # as for `compare`
+    split,  # a splitter with one test, or one tuple of index arrays
+    log=None,  # as for `compare`
+    shares=(0.05, 0.1, 0.25, 0.5, 1.0),  # of the users of the training part
+    cutoffs=None,  # as for `compare`
+    seed: int = 0,  # of the draw of users
+    **options,  # of `compare`
+) -> pd.DataFrame:  # the columns of `compare_models`, and users and examples of the training
+    "Each model on more and more users of the training part, with the same test."
+    examples = task if log is None else task.examples(log, cutoffs)
+    index = next(iter(_split_parts([split] if isinstance(split, tuple) else split, examples).values()))
+    users = np.random.default_rng(seed).permutation(pd.unique(examples.ids[index[0]]))
+    tables = []
+    for n in sorted({max(1, round(share * len(users))) for share in shares}):
+        some = index[0][np.isin(examples.ids[index[0]], users[:n])]
+        found = compare(models, examples, [(some, *index[1:])], seed=seed, **options)
+        tables.append(found.scores.assign(users=n, examples=len(some)))
+    return pd.concat(tables, ignore_index=True)
+
+# %% ../../nbs/evaluation/02_reports.ipynb #b00a6ca7
+def plot_learning_curve(
+    table: pd.DataFrame,  # what `learning_curve` gives
+    metric: str,
+    ax=None,  # draw here; a new figure if not given
+):  # the axes
+    "A metric against the number of users in training, with intervals."
+    ax, rows = _axes(ax), table[table["metric"] == metric].dropna(subset="value")
+    for i, (name, part) in enumerate(rows.groupby("model", sort=False)):
+        bars = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+        look = {"marker": MARKERS[i % 6], "markersize": 5, "capsize": 2, "elinewidth": 1, **_look(i)}
+        ax.errorbar(part["users"] * 1.03**i, part["value"], yerr=bars, label=name, **look)
+    ax.set_xscale("log")
+    ax.set_xticks(rows["users"].unique(), [f"{n:,}" for n in rows["users"].unique()])
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    most = rows["users"].max()
+    last = rows[rows["users"] == most].set_index("model")["value"].to_dict()
+    best = _best(last, metric) if last else "no model"
+    return _finish(
+        ax, f"With {most:,} users, {best} is best", "users in training (log scale)", _named(metric)
+    )
+
+# %% ../../nbs/evaluation/02_reports.ipynb #bae6038f
+@patch
+def over_time(
+    self: Comparison,
+    every: str = "7d",  # length of a period
+    model: str | None = None,  # the best one if not given
+    min_count: int | None = None,  # as in `compare`
+    **options,  # n_resamples, confidence and seed of the bootstrap
+) -> (
+    pd.DataFrame
+):  # columns start, examples, base, and those of `compare_models`, each period against the first
+    "One model, scored period after period of the cutoffs, from the first test cutoff on."
+    one = self._together(model or self._first(), min_count=min_count)
+    cutoffs = np.concatenate([test.cutoff for test in self.tests.values()])
+    step = pd.Timedelta(re.sub(r"d$", "D", every)).to_timedelta64().astype("timedelta64[us]")
+    period = (cutoffs - cutoffs.min()) // step
+    order = list(range(int(period.max()) + 1))
+    table = _by_segment(one, period, 0, self.metric, options, order)
+    table.insert(0, "start", cutoffs.min() + step * table.pop("segment").to_numpy("int64"))
+    return table
+
+# %% ../../nbs/evaluation/02_reports.ipynb #953873c8
+def plot_drift(
+    table: pd.DataFrame,  # what `over_time` gives
+    metric: str,
+    ax=None,  # draw here; a new figure if not given
+):  # the axes
+    "A metric period after period, with intervals; full marks differ for certain from the first period."
+    rows = table[table["metric"] == metric].sort_values("start")
+    ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")[1] if ax is None else ax
+    bars = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+    ax.errorbar(
+        rows["start"], rows["value"], yerr=bars, marker="o", markerfacecolor="w", capsize=3, **_look(0)
+    )
+    changed = rows[rows["verdict"].isin(["better", "worse"])]
+    ax.plot(changed["start"], changed["value"], "o", color=COLOURS[0], markersize=8, zorder=5)
+    some = rows["start"].iloc[:: -(-len(rows) // 8)]
+    ax.set_xticks(some, [f"{start:%d %b}" for start in some])
+    worse, known = (rows["verdict"] == "worse").sum(), rows["value"].notna().sum()
+    title = f"{worse} of {known} periods are worse for certain than the first"
+    return _finish(ax, title, "cutoff (UTC)", _named(metric))
