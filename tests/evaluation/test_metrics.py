@@ -22,10 +22,15 @@ from seqbook.evaluation.metrics import (
     choose_threshold,
     class_metrics,
     classification_metrics,
+    compare_means,
     compare_models,
     compare_regressions,
     confusion_table,
     expected_calibration_error,
+    lift_table,
+    mase,
+    mean_metrics,
+    profit_curve,
     regression_metrics,
     reliability_bins,
     threshold_table,
@@ -692,3 +697,98 @@ def test_a_thousand_resamples_of_amounts_take_seconds():
     table = compare_regressions({"a": predicted}, y)
     assert table["low"].notna().all()
     assert time.process_time() - start < 15
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples(), st.lists(st.integers(-9, 9), min_size=4, max_size=4))
+def test_profit_equals_counting_at_every_threshold(example, values):
+    y, proba, _ = example
+    flags, score, payoff = y == 1, proba[:, 1], np.reshape(values, (2, 2))
+    table = profit_curve(flags, score, payoff)
+    assert set(table["threshold"]) == {np.inf, *score}
+    for row in table.itertuples():
+        picked = score >= row.threshold
+        assert row.profit == payoff[flags.astype(int), picked.astype(int)].sum()
+        assert row.picked == pytest.approx(picked.mean())
+    right = profit_curve(flags, score, [[1, 0], [0, 1]]).set_index("threshold")["profit"] / len(y)
+    told = {limit: classification_metrics(flags, score, threshold=limit, min_count=0) for limit in set(score)}
+    assert all(right[limit] == pytest.approx(metrics["accuracy"]) for limit, metrics in told.items())
+
+
+def test_the_most_profitable_threshold_is_that_of_the_formula():
+    p = np.random.default_rng(0).random(200_000)
+    y = np.random.default_rng(1).random(200_000) < p
+    table = profit_curve(y, p, [[0, -2], [-1, 5]])  # a buyer who is left alone costs 1
+    best = table.loc[table["profit"].idxmax()]
+    assert best["threshold"] == pytest.approx(2 / 8, abs=0.03)
+    cheap = choose_threshold(y, p, cost=0.25)
+    by_cost = profit_curve(y, p, [[0, -0.25], [-1, 0]])
+    assert cheap == by_cost.loc[by_cost["profit"].idxmax(), "threshold"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples(), st.integers(1, 12))
+def test_lift_and_gain_count_buyers(example, n_bins):
+    y, proba, _ = example
+    flags, score = y == 1, proba[:, 1]
+    table = lift_table(flags, score, n_bins=n_bins)
+    assert table["n"].sum() == len(y) and table["positives"].sum() == flags.sum()
+    order = np.sort(score)[::-1]
+    for row in table.itertuples():
+        top = score >= order[round(row.picked * len(y)) - 1]
+        assert top.mean() == pytest.approx(row.picked)
+        assert row.gain == pytest.approx(flags[top].sum() / flags.sum())
+        assert row.total_lift == pytest.approx(flags[top].mean() / flags.mean())
+    assert table["gain"].iloc[-1] == pytest.approx(1) and table["total_lift"].iloc[-1] == pytest.approx(1)
+    assert np.average(table["lift"], weights=table["n"]) == pytest.approx(1)
+
+
+def test_no_buyers_no_lift():
+    assert lift_table([0, 0, 0], [0.1, 0.2, 0.3])[["lift", "gain"]].isna().all(axis=None)
+    assert len(lift_table([], np.zeros(0))) == 0
+
+
+def test_the_scaled_error_is_a_ratio():
+    y, predicted = spenders(300)
+    naive = np.r_[0, y[:-1]]
+    ratio = skm.mean_absolute_error(y, predicted) / skm.mean_absolute_error(y, naive)
+    assert mase(y, predicted, naive) == pytest.approx(ratio)
+    assert mase(100 * y, 100 * predicted, 100 * naive) == pytest.approx(ratio)
+    assert mase(y, y, naive) == 0 and np.isnan(mase(y, predicted, y))
+    weights = np.r_[np.ones(200), np.zeros(100)]
+    assert mase(y, predicted, naive, weights) == pytest.approx(mase(y[:200], predicted[:200], naive[:200]))
+
+
+def test_means_agree_with_the_other_comparisons():
+    y, p = shoppers(400)
+    table = pd.DataFrame({"brier": (p - y) ** 2, "accuracy": (p >= 0.5) == y})
+    other = pd.DataFrame({"brier": (p / 2 - y) ** 2, "accuracy": (p / 2 >= 0.5) == y})
+    options = dict(n_resamples=200, groups=np.arange(400) // 3, seed=4)
+    means = compare_means({"a": table, "b": other}, **options).set_index(["model", "metric"])
+    models = (
+        compare_models({"a": p, "b": p / 2}, y, **options).set_index(["model", "metric"]).loc[means.index]
+    )
+    numbers = ["value", "low", "high", "difference", "difference_low", "difference_high"]
+    np.testing.assert_allclose(means[numbers].astype(float), models[numbers].astype(float), atol=1e-12)
+    assert (means["verdict"] == models["verdict"]).all()
+    assert mean_metrics(table, np.ones(400))["brier"] == pytest.approx(((p - y) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: profit_curve([0, 1], [0.1, 0.2], [1, 2]), "2 by 2"),
+        (lambda: profit_curve([0, 1], [0.1, 0.2], [[0, np.nan], [1, 2]]), "2 by 2"),
+        (lambda: lift_table([0, 1], [0.1, 0.2], n_bins=0), "n_bins"),
+        (lambda: lift_table([0, 1, 2], np.eye(3)), "label="),
+        (lambda: mase([1, 2], [1, 2], [1]), "2 amounts but 1 predictions of 'naive'"),
+        (
+            lambda: compare_means({"a": pd.DataFrame({"x": [1.0]}), "b": pd.DataFrame({"y": [1.0]})}),
+            "different",
+        ),
+        (lambda: compare_means({}), "dict"),
+    ],
+)
+def test_what_is_wrong_with_payoffs_and_tables(call, says):
+    with pytest.raises(EvaluationError, match=says):
+        call()
