@@ -7,8 +7,8 @@ __all__ = ['list_metrics', 'compare_lists', 'ranking_metrics', 'compare_rankings
            'coverage', 'exposure_gini', 'list_popularity', 'list_novelty', 'list_diversity', 'list_serendipity',
            'gap_errors', 'perplexity']
 
-# %% ../../nbs/evaluation/04_ranking.ipynb #c5aca0fb
-from itertools import chain
+# %% ../../nbs/evaluation/04_ranking.ipynb #43313a23
+from itertools import chain, combinations
 
 import numpy as np
 import pandas as pd
@@ -161,7 +161,7 @@ def score_ranks(
     counted[np.arange(len(scores)), targets] = False
     return 1 + ((scores > own) & counted).sum(axis=1) + ((scores == own) & counted).sum(axis=1) / 2
 
-# %% ../../nbs/evaluation/04_ranking.ipynb #d572dc49
+# %% ../../nbs/evaluation/04_ranking.ipynb #05e710a9
 def user_auc(
     y,  # 1 for a relevant candidate, 0 for another
     score,  # of each candidate
@@ -173,18 +173,22 @@ def user_auc(
     fit = len(y) == len(score) == len(code) and np.isin(y, (0, 1)).all()
     if not fit or np.isnan(score).any() or (code < 0).any():
         raise EvaluationError("pass a label of 0 or 1, a score and a user for each candidate, none missing")
-    order = np.lexsort((score, code))
-    y, score, code = y[order], score[order], code[order]
-    run = np.cumsum(np.r_[True, (np.diff(code) != 0) | (np.diff(score) != 0)][: len(y)]) - 1
-    size = np.bincount(run)
-    middle = (size.cumsum() - (size - 1) / 2)[run]  # mean rank of each run among all rows, from 1
     n, hits = np.bincount(code), np.bincount(code, y)
-    within = np.bincount(code, y * (middle - (n.cumsum() - n)[code]))
+    above = np.bincount(code, y * _ranks_within(code, score)) - hits * (hits + 1) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        auc = (within - hits * (hits + 1) / 2) / (hits * (n - hits))
+        auc = above / (hits * (n - hits))
     return pd.DataFrame(
         {"candidates": n, "relevant": hits.astype(int), "auc": auc}, pd.Index(names, name="user")
     )
+
+# %% ../../nbs/evaluation/04_ranking.ipynb #11c0fea8
+def _ranks_within(code, score) -> np.ndarray:  # from the lowest score of the group up; ties share their ranks
+    order, n = np.lexsort((score, code)), np.bincount(code)
+    new = (np.diff(code[order], prepend=-1) != 0) | (np.diff(score[order], prepend=np.nan) != 0)
+    run = new.cumsum() - 1  # rows of one group with one score
+    size, ranks = np.bincount(run), np.empty(len(code))
+    ranks[order] = (size.cumsum() - (size - 1) / 2)[run] - (n.cumsum() - n)[code[order]]
+    return ranks
 
 # %% ../../nbs/evaluation/04_ranking.ipynb #480424f8
 def sampled_ranks(
@@ -261,7 +265,7 @@ def list_novelty(
     rows, _, ids, n = _shown(recommended, k)
     return _list_means(rows, -np.log2(np.maximum(_known(counts, ids), 1) / n_users), n)
 
-# %% ../../nbs/evaluation/04_ranking.ipynb #d43e2349
+# %% ../../nbs/evaluation/04_ranking.ipynb #0b131010
 def list_diversity(
     recommended,  # lists, as for `list_metrics`
     features: pd.DataFrame,  # one row an item (the index holds the ids), columns such as category, brand
@@ -275,11 +279,15 @@ def list_diversity(
     codes = np.column_stack([pd.factorize(features[name])[0] for name in features])
     grid = np.full((n, _check_k(k), codes.shape[1]), -9)
     grid[rows, places] = codes[found]
-    there = grid[:, :, 0] > -9
-    apart = (grid[:, :, None] != grid[:, None]).mean(axis=3) * (there[:, :, None] & there[:, None])
-    size = there.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return apart.sum(axis=(1, 2)) / (size * (size - 1))
+    return _mean_distance(grid, grid[:, :, 0] > -9)
+
+
+def _mean_distance(grid, there) -> np.ndarray:  # (n,): over the pairs of places that are both filled
+    total, pairs = np.zeros(len(grid)), np.zeros(len(grid))
+    for i, j in combinations(range(grid.shape[1]), 2):
+        both = there[:, i] & there[:, j]
+        total, pairs = total + (grid[:, i] != grid[:, j]).mean(axis=1) * both, pairs + both
+    return np.divide(total, pairs, out=np.full(len(grid), np.nan), where=pairs > 0)
 
 # %% ../../nbs/evaluation/04_ranking.ipynb #c946ccb9
 def list_serendipity(
