@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_TASKS', 'AMOUNTS', 'RANKED', 'NETWORKS', 'ITEM_NETWORKS', 'ITEM_COUNTS', 'NEXT_ITEM', 'RUN_MODELS',
            'DEFAULT_MODELS', 'HORIZONS', 'CUTOFFS', 'FIELDS', 'MIN_ITEM_COUNT', 'SELECTED', 'EXPLAINED', 'SHOWN',
-           'ASKED', 'PARTS', 'RunConfig', 'RunResult', 'run_job', 'predict_job']
+           'ASKED', 'PARTS', 'COMPARED', 'RunConfig', 'RunResult', 'run_job', 'predict_job', 'OnExamples',
+           'BestPossible', 'compare_job']
 
 # %% ../nbs/job.ipynb #8f4d7fdd
 import hashlib
@@ -17,10 +18,13 @@ import warnings
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from glob import glob
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.pipeline import make_pipeline
 
 import seqbook
@@ -179,7 +183,8 @@ def _length(text, name):
 RECORD = "job.json"
 _OWN = (
     f"{RECORD} cleaned.parquet removed.parquet cleaning.json checkpoint model "
-    "predictions.parquet predictions.csv metrics.json importances.csv report.html"
+    "predictions.parquet predictions.csv metrics.json importances.csv report.html "
+    "cells checkpoints comparison.html comparison.md comparison.tex comparison.json"
 ).split()
 
 
@@ -1269,6 +1274,18 @@ class _Telling:
             table = table.drop(columns=shares.columns).assign(labels=lines)
             self._show(f"Split by time: {parts.examples.target}", table)
 
+    def comparison(self, found, page):
+        if not self.console:
+            return
+        for note in found.notes:
+            self.console.print(note)
+        if found.scores["value"].notna().any():
+            cells = found.table().apply(
+                lambda column: column.str.replace(r" \(|\), |\)$", "\n", regex=True).str.strip()
+            )
+            self._show("Test part, with 95 % intervals", cells.rename_axis("").reset_index())
+        self.console.print(f"Report: {page}", soft_wrap=True)
+
     def result(self, result):
         if not self.console:
             return
@@ -1401,3 +1418,197 @@ def _ask(task, events, at):
     if not len(asked):
         raise LogError(f"no session is in progress at {moment}; choose another moment with --at")
     return asked
+
+# %% ../nbs/job.ipynb #00f06d1f
+class OnExamples(BaseEstimator):
+    "A model of encoded events that takes `Examples`; its encoder learns from the examples of `fit`."
+
+    def __init__(
+        self,
+        model,  # with fit, and predict_proba, predict or target_ranks, of `Sequences`
+        fields=FIELDS,  # as in `SequenceEncoder`
+        max_length: int | None = None,  # it reads the last so many events
+    ):
+        self.model, self.fields, self.max_length = model, fields, max_length
+
+    def fit(self, X: Examples, y, validation=None):  # validation: (examples, labels), for models that take it
+        "Fit the encoder and a copy of the model."
+        self.model_, ranked = clone(self.model), hasattr(self.model, "target_ranks")
+        log = _with_answers(X, y) if ranked else X.fit_log()
+        self.encoder_ = SequenceEncoder(tuple(self.fields), min_count=MIN_ITEM_COUNT).fit(log)
+        how = self._validation(y, validation, ranked)
+        if ranked:
+            self.model_.fit(self.encoder_.encode(log), **how)
+        else:
+            self.model_.fit(self._read(X), y, **how)
+        return self
+
+    def _read(self, X):
+        encoded = self.encoder_.encode(X)
+        return encoded if self.max_length is None else encoded.truncate(self.max_length)
+
+# %% ../nbs/job.ipynb #8f6fe459
+@patch
+def _validation(self: OnExamples, y, validation, ranked: bool) -> dict:
+    "What the model's `fit` is told of the validation part; nothing where it has no class of the training."
+    if validation is None or "validation" not in signature(self.model_.fit).parameters:
+        return {}
+    classes = is_classifier(self.model_) and not ranked
+    if classes and not np.isin(validation[1], np.unique(y)).any():
+        return {}
+    return {"validation": (self._read(validation[0]), validation[1])}
+
+
+@patch(as_prop=True)
+def classes_(self: OnExamples):
+    return self.model_.classes_
+
+
+@patch
+def predict(self: OnExamples, X: Examples) -> np.ndarray:
+    "What the model predicts."
+    return self.model_.predict(self._read(X))
+
+
+@patch
+def predict_proba(self: OnExamples, X: Examples) -> np.ndarray:
+    "The model's probabilities, (n, classes)."
+    return self.model_.predict_proba(self._read(X))
+
+
+@patch
+def target_ranks(self: OnExamples, X: Examples, targets) -> np.ndarray:
+    "The rank of each target among all items that the model knows."
+    return self.model_.target_ranks(self._read(X), targets)
+
+
+@patch
+def save(self: OnExamples, folder):
+    "Write encoder and model to a folder."
+    self.encoder_.save(Path(folder) / "encoder")
+    return save_model(self.model_, Path(folder) / "model")
+
+# %% ../nbs/job.ipynb #e53aa6d0
+def _with_answers(X, y) -> pd.DataFrame:
+    "The log of the histories, and the last label of each user as the event that it was."
+    last = pd.DataFrame({USER: X.ids, TIME: X.label_end - np.timedelta64(1, "us"), ITEM: y})
+    last = last.sort_values(TIME, kind="stable").drop_duplicates(USER, keep="last")
+    columns = [name for name in (USER, TIME, ITEM, BEHAVIOR) if name in X.log]
+    return pd.concat([X.fit_log()[columns], last.assign(**{BEHAVIOR: VIEW})[columns]], ignore_index=True)
+
+# %% ../nbs/job.ipynb #2ab558a1
+class BestPossible(ClassifierMixin, BaseEstimator):
+    "What only the simulated shop knows: the true probabilities. No model can do better but by luck."
+
+    def __init__(self, task: str, horizon: str | None, users: int, seed: int):
+        self.task, self.horizon, self.users, self.seed = task, horizon, users, seed
+
+    def fit(self, X, y):
+        "There is nothing to learn."
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X: Examples) -> np.ndarray:
+        "The true probabilities, (n, 2)."
+        return _truth(RunConfig(task=self.task, horizon=self.horizon, users=self.users, seed=self.seed), X)
+
+# %% ../nbs/job.ipynb #135d4fa2
+COMPARED = dict.fromkeys(RUN_TASKS, ("majority", "counts", "logistic", "boosting", "gru"))  # if none is named
+COMPARED |= {"spend": ("mean", "rfm", "two-part", "boosting"), "next-item": (*ITEM_COUNTS, "sasrec")}
+
+
+def _on_examples(name, config, folder, progress):
+    "A model by name that takes examples."
+    model = _estimator(name, config, folder / "checkpoints" / name, progress)
+    if name not in _ENCODED:
+        return model
+    fields = (ITEM,) if config.task in RANKED else config.fields or FIELDS
+    return OnExamples(model, tuple(fields), config.max_length if name in NETWORKS else None)
+
+
+def _contestants(config, models, folder, progress):
+    "The models to compare by name; with the simulated shop, the best possible too."
+    found = {name: _on_examples(name, config, folder, progress) for name in models}
+    if config.log is None and config.task in ("purchase", "churn"):
+        found[TRUTH] = BestPossible(config.task, config.horizon, config.users, config.seed)
+    return found
+
+# %% ../nbs/job.ipynb #4c222936
+def _check_models(config, models) -> list[str]:
+    "The names of the models, each once; LogError for one that does not answer the task."
+    _check_config(replace(config, model=None))
+    names = list(dict.fromkeys(models or COMPARED[config.task]))
+    for name in names:
+        _check_config(replace(config, model=name))
+    return names
+
+
+def _check_baseline(config, names, baseline):
+    "LogError for a baseline that is not compared."
+    if baseline is not None and baseline not in (*names, TRUTH):
+        raise LogError(f"baseline {baseline!r} is not among the models; choose one of {', '.join(names)}")
+
+# %% ../nbs/job.ipynb #324973c2
+def compare_job(
+    config: RunConfig = None,  # default: the simulated shop; `model` plays no part
+    models=None,  # names of models of the task, see `RUN_MODELS`; default: `COMPARED`
+    baseline: str | None = None,  # the model that the others are compared with; default: the best one
+    jobs: int | None = None,  # models fitted at once; default: as many as cores and memory allow
+    console=None,  # a `rich.console.Console` on which to tell each stage
+    progress: bool = True,  # show a bar
+    **changes,  # fields of `RunConfig`, to set or to change
+):  # a `Comparison` of the chapter on reports
+    """Read, clean, split by time, and fit and compare several models; everything is written to `out`.
+
+    Writes comparison.html, .md, .tex and .json. With `resume`, models that are done are not fitted again,
+    and other models may be added. A model that fails is named, and the others go on. Raises `LogError` and
+    `EvaluationError` as `run_job` does, and where every model fails."""
+    config = replace(config or RunConfig(), **changes)
+    names = _check_models(config, models)
+    _check_baseline(config, names, baseline)
+    config = replace(config, model=None)
+    folder = _open_folder(config, {**_identity(config), "command": "compare"})
+    tell = _Telling(console)
+    events, cleaning, notes = _clean(folder, config)
+    tell.cleaning(cleaning)
+    examples, index = _split(config, events)
+    index, drawn = _draw(config, index)
+    parts = _Parts(config, examples, index)
+    tell.parts(parts)
+    found = _compare_models(folder, config, names, baseline, parts, events, jobs, progress)
+    found.notes[:0] = [*notes, *drawn, *_notes(parts, events)]
+    _write_comparison(folder, config, found, events, cleaning, parts)
+    tell.comparison(found, folder / "comparison.html")
+    return found
+
+# %% ../nbs/job.ipynb #c105d78e
+def _compare_models(folder, config, names, baseline, parts, events, jobs, progress):
+    "Run all models on the one split of the job."
+    from seqbook.evaluation.reports import compare
+
+    facts = _protocol(config, events, parts, {})
+    given = {name: facts[name] for name in ("data", "task", "split")}
+    if config.task in RANKED:
+        given["ranked"] = "all items of training; items seen before stay in the list"
+    how = {"k": SHOWN, "n_resamples": config.resamples, "seed": config.seed, "n_jobs": jobs}
+    models = _contestants(config, names, folder.path, progress)
+    split = [tuple(parts.index[part] for part in PARTS)]
+    how |= {"folder": folder / "cells", "progress": progress, "protocol": given, "baseline": baseline}
+    return compare(models, parts.examples, split, **how)
+
+# %% ../nbs/job.ipynb #128903d5
+def _write_comparison(folder, config, found, events, cleaning, parts):
+    "The comparison as a page, as Markdown, as LaTeX and as JSON; each file whole or not at all."
+    import matplotlib.pyplot as plt
+
+    from seqbook.evaluation import reports
+
+    drawn = reports.plot_funnel(events[USER], events[BEHAVIOR])
+    figures = [("Funnel", "From the first contact to the purchase, in the whole cleaned log.", drawn)]
+    tables = [("The parts", _parts_table(parts)), ("Cleaning", _cleaning_table(cleaning))]
+    how = {"overwrite": True, "figures": figures, "tables": tables}
+    found.to_html(folder / "comparison.html", _title(config), **how)
+    plt.close(drawn.figure)
+    texts = {"md": found.to_markdown(), "tex": found.to_latex(), "json": found.to_json()}
+    for ending, text in texts.items():
+        _at_once(folder / f"comparison.{ending}", lambda draft, text=text: draft.write_text(text, "utf-8"))

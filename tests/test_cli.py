@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_nothing_heavy_is_imported_too_early():
     assert heavy("import seqbook.cli") == "[]"
     shown = "from typer.testing import CliRunner; from seqbook.cli import app"
     shown += "; CliRunner().invoke(app, ['run', '--help'])"
-    assert heavy(shown) == "[]"
+    assert heavy(shown) == "[]" == heavy(shown.replace("'run'", "'compare'"))
     assert not {"tensorflow", "keras", "matplotlib", "lightgbm"} & set(eval(heavy("import seqbook.job")))
 
 
@@ -250,6 +251,162 @@ def test_ctrl_c_ends_in_130_and_names_resume(tmp_path):
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "--resume" in message and "Traceback" not in message
+
+
+# ---- compare
+
+MODELS = "majority,counts"
+
+
+@pytest.fixture(scope="module")
+def compared(path, tmp_path_factory):
+    """The folder of a finished comparison, and what was printed."""
+    out = tmp_path_factory.mktemp("compare") / "c"
+    result = call("compare", path, "--models", MODELS, "--cutoffs", 5, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out, result.stdout
+
+
+def again(path, out, models=MODELS, *options):
+    """Take a comparison up again; its JSON."""
+    options = ("--cutoffs", 5, "--out", out, "--resume", "--quiet", *options)
+    result = call("compare", path, "--models", models, *options)
+    assert result.exit_code == 0, result.output
+    return json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+
+
+def scores(saved):
+    return {(row["model"], row["metric"]): row["value"] for row in saved["scores"]}
+
+
+def test_compare_prints_and_writes_one_table(compared):
+    out, printed = compared
+    for words in ("Cleaning", "Split by time", "ROC AUC", "majority", "counts", "fit (s)", f"Report: {out}"):
+        assert words in printed
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert not any(word in page for word in ("<script", "<link", "http:", "https:", "url("))
+    assert 'id="protocol"' in page and "counts" in page and "Cleaning" in page
+    assert "| counts |" in (out / "comparison.md").read_text(encoding="utf-8")
+    assert r"\toprule" in (out / "comparison.tex").read_text(encoding="utf-8")
+    saved = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in saved["cells"]] == ["majority", "counts"]
+    assert saved["protocol"]["task"]["horizon"] == "7d" and saved["protocol"]["data"]["log"][0].endswith(
+        "log.csv"
+    )
+
+
+def test_compare_gives_the_numbers_of_run(path, compared, tmp_path):
+    assert (
+        call("run", path, "--model", "counts", "--cutoffs", 5, "--out", tmp_path / "r", "-q").exit_code == 0
+    )
+    alone = json.loads((tmp_path / "r" / "metrics.json").read_text())["comparison"]
+    together = scores(json.loads((compared[0] / "comparison.json").read_text()))
+    for row in alone:
+        if row["model"] == "counts":
+            assert together["counts", row["metric"]] == pytest.approx(row["value"], rel=1e-6)
+
+
+def test_compare_leaves_a_folder_alone_and_goes_on_with_resume(path, compared, tmp_path):
+    out = shutil.copytree(compared[0], tmp_path / "c")
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    words = mistake("compare", path, "--models", MODELS, "--cutoffs", 5, "--out", out)
+    assert "--overwrite" in words and "--resume" in words
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+    saved = again(path, out)
+    assert all(row["kept"] for row in saved["cells"])
+    assert scores(saved) == scores(json.loads(before["comparison.json"]))
+    more = again(path, out, MODELS + ",tree", "--baseline", "majority")
+    assert {row["model"]: row["kept"] for row in more["cells"]} == {
+        "majority": True,
+        "counts": True,
+        "tree": False,
+    }
+    assert more["baseline"] == "majority"
+    assert "belongs to another job: seed was 0 and is 1" in mistake(
+        "compare", path, "--models", MODELS, "--cutoffs", 5, "--out", out, "--resume", "--seed", 1
+    )
+
+
+def test_compare_refuses_a_changed_log_and_the_folder_of_a_run(log, path, compared, report, tmp_path):
+    out = shutil.copytree(compared[0], tmp_path / "c")
+    log.iloc[:-1].to_csv(tmp_path / "log.csv", index=False)
+    changed = ("compare", tmp_path / "log.csv", "--models", MODELS, "--cutoffs", 5, "--out", out, "--resume")
+    assert "the log has changed" in mistake(*changed)
+    run = shutil.copytree(report, tmp_path / "r")
+    assert "belongs to another job" in mistake("compare", path, "--out", run, "--resume")
+
+
+def test_compare_killed_goes_on_and_gives_the_same_table(path, compared, tmp_path):
+    code = "from seqbook.cli import app; app()"
+    options = ["--models", MODELS + ",forest", "--cutoffs", "5", "--out", str(tmp_path / "c"), "--quiet"]
+    command = [sys.executable, "-c", code, "compare", str(path), *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 120
+        while not list(tmp_path.glob("c/cells/*.json")) and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "c" / "comparison.html").exists()
+    kept = len(list(tmp_path.glob("c/cells/*.json")))
+    saved = again(path, tmp_path / "c")
+    assert 1 <= kept < 3 and sum(row["kept"] for row in saved["cells"]) == min(kept, 2)
+    assert scores(saved) == scores(json.loads((compared[0] / "comparison.json").read_text()))
+
+
+def test_compare_names_what_is_wrong(path, tmp_path):
+    out = tmp_path / "c"
+    for options, words in (
+        (["--models", "counts,gur"], "purchase has no model 'gur'; choose one of gru"),
+        (["--models", "mean"], "purchase has no model 'mean'"),
+        (["--models", "counts,,majority"], "no model ''"),
+        (["--task", "buying"], "task 'buying' is unknown"),
+        (["--models", MODELS, "--baseline", "svm"], "baseline 'svm' is not among the models"),
+        (["--horizon", "soon"], "horizon 'soon' is no duration"),
+        (["--resume", "--overwrite"], "exclude each other"),
+    ):
+        message = mistake("compare", path, "--out", out, *options)
+        assert words in message and len(message.strip().splitlines()) == 1 and not out.exists()
+    assert "there is no such file" in mistake("compare", tmp_path / "none.csv", "--out", out)
+
+
+def test_compare_goes_on_where_a_model_fails(path, tmp_path, monkeypatch):
+    def fails(self, X, y):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("seqbook.models.classical.MajorityClassifier.fit", fails)
+    result = call("compare", path, "--models", MODELS, "--cutoffs", 5, "--out", tmp_path / "c")
+    assert result.exit_code == 0 and "majority failed" in result.stdout and "counts" in result.stdout
+    message = mistake("compare", path, "--models", "majority", "--cutoffs", 5, "--out", tmp_path / "d")
+    assert "every model failed" in message and "out of luck" in message
+
+
+@pytest.mark.parametrize(("task", "models"), [("spend", "mean,rfm"), ("next-item", "popularity,markov")])
+def test_compare_amounts_and_items(path, tmp_path, task, models):
+    options = ("--task", task, "--models", models, "--out", tmp_path / "c")
+    result = call("compare", path, *options, *(("--horizon", "14d") if task == "spend" else ()))
+    assert result.exit_code == 0, result.output
+    saved = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    values = scores(saved)
+    first, second = models.split(",")
+    if task == "spend":
+        assert values[second, "gini"] > values[first, "gini"] == 0
+    else:
+        assert values[second, "hit@10"] > values[first, "hit@10"] > 0
+
+
+def test_compare_on_the_simulated_shop_knows_the_best_possible(tmp_path):
+    options = ("--users", 900, "--models", MODELS, "--cutoffs", 5, "--out", tmp_path / "c", "--quiet")
+    assert call("compare", *options).exit_code == 0
+    saved = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    values = scores(saved)
+    assert values["best possible", "log_loss"] < values["counts", "log_loss"] < values["majority", "log_loss"]
+
+
+def test_compare_help_is_quick_and_names_its_options():
+    code = "import sys; sys.argv = ['seqbook', 'compare', '--help']; from seqbook.cli import app; app()"
+    assert seconds(code) < 0.5
+    shown = call("compare", "--help").stdout
+    for option in ("--models", "--baseline", "--resume", "--jobs", "--task", "--out"):
+        assert option in shown
 
 
 # ---- bad logs

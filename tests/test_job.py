@@ -27,7 +27,8 @@ from seqbook.data.events import BEHAVIOR, BUY, ITEM, TIME, USER, LogError
 from seqbook.data.features import FeatureBuilder
 from seqbook.data.selection import FeatureSelector
 from seqbook.data.sequences import SequenceEncoder
-from seqbook.job import RunConfig, predict_job, run_job
+from seqbook.data.tasks import NextItem, TimeSplit
+from seqbook.job import RunConfig, compare_job, predict_job, run_job
 
 SMALL = dict(model="counts", resamples=100)
 
@@ -956,3 +957,48 @@ def test_spend_in_real_logs(real_data, tmp_path, briefly, name):
     result = run_job(config, out=tmp_path / "r", resamples=100)
     found = result.comparison.set_index(["model", "metric"])["value"]
     assert found["two-part", "gini"] > 0.3 and found["two-part", "mae"] < found["mean", "mae"]
+
+
+# ---- several models
+
+
+def test_a_model_on_examples_is_that_of_the_job(log, done, tmp_path):
+    found = compare_job(RunConfig(log, resamples=100, out=tmp_path / "c"), ["counts"], progress=False)
+    alone = done.comparison[done.comparison["model"] == "counts"].set_index("metric")["value"]
+    assert found.scores.set_index("metric")["value"].to_numpy() == pytest.approx(alone.to_numpy(), rel=1e-6)
+    proba = done.predictions["probability"].to_numpy()
+    assert found.answers["counts", "split"][:, 1] == pytest.approx(proba, abs=1e-6)
+
+
+def test_a_model_on_examples_learns_nothing_from_the_test(log, done):
+    fields, part = job.FIELDS, done.index["training"]
+    model = job.OnExamples(job.CountsClassifier(), fields)
+    whole = model.fit(done.examples[part], done.examples.label[part])
+    before = log[log[TIME] < done.examples.label_end[part].max()]
+    short = job._task(done.config).examples(
+        before, np.unique(done.examples.cutoff[part]), log_end=before[TIME].max()
+    )
+    again = job.OnExamples(job.CountsClassifier(), fields).fit(short, short.label)
+    test = done.examples[done.index["test"]]
+    assert np.array_equal(whole.predict_proba(test), again.predict_proba(test))
+
+
+def test_the_answers_of_training_are_added_once_for_each_user(viewed):
+    viewed = viewed[viewed[BEHAVIOR] == "view"]
+    examples = NextItem().examples(viewed)
+    train, test = next(TimeSplit().split(examples))
+    some = examples[train]
+    made = job._with_answers(some, some.label)
+    assert made[TIME].max() < examples.label_end[train].max()
+    for user, rows in list(made.groupby(USER))[:50]:
+        own = viewed[viewed[USER] == user].sort_values(TIME, kind="stable")[ITEM].tolist()
+        assert rows.sort_values(TIME, kind="stable")[ITEM].tolist() == own[: len(rows)]
+    assert set(made[USER]) == set(some.ids)
+
+
+def test_a_network_is_compared_and_kept(few, tmp_path):
+    how = dict(epochs=1, max_length=10, resamples=100, out=tmp_path / "c")
+    first = compare_job(RunConfig(few, **how), ["counts", "gru"], progress=False)
+    assert not first.notes and first.cells["size"].notna().all()
+    again = compare_job(RunConfig(few, resume=True, **how), ["counts", "gru"], progress=False)
+    assert again.cells["kept"].all() and again.scores.equals(first.scores)

@@ -1,21 +1,38 @@
 """The report: whole, self-contained, safe with strings from outside; plots that show what the metrics say."""
 
 import base64
+import dataclasses
+import importlib
 import re
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from markupsafe import Markup
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
+from seqbook.data.datasets import simulate_shop
+from seqbook.data.tasks import NextItem, Purchase, RollingSplit, Spend, TagPurchased, TimeSplit, UserSplit
 from seqbook.evaluation import reports
 from seqbook.evaluation.metrics import (
     EvaluationError,
     amount_bins,
     bootstrap_metrics,
+    choose_threshold,
     classification_metrics,
     compare_models,
     compare_regressions,
@@ -24,19 +41,29 @@ from seqbook.evaluation.metrics import (
 )
 from seqbook.evaluation.ranking import compare_rankings, ranking_metrics
 from seqbook.evaluation.reports import (
+    Comparison,
     ReportExistsError,
+    compare,
+    compare_splits,
     comparison_table,
+    fairness_gaps,
     funnel_table,
+    history_segments,
+    learning_curve,
     plot_calibration,
     plot_confusion,
     plot_deciles,
+    plot_drift,
     plot_funnel,
     plot_gains,
     plot_hits,
+    plot_learning_curve,
     plot_metrics,
     plot_precision_recall,
     plot_roc,
     plot_scores,
+    plot_segments,
+    plot_splits,
     report_html,
     run_environment,
     write_report,
@@ -411,3 +438,654 @@ def test_a_comparison_of_rankings_in_table_plot_and_report(lists):
     assert [ax.get_title("left") for ax in plot_metrics(table).axes if ax.get_visible()] == names
     page = report_html("Lists", {}, table)
     assert "Headline: better" in page and page.count("Hit rate at 7") == 2  # on its card and in the table
+
+
+# ---- compare: models on splits
+
+
+class Lengths(BaseEstimator):
+    """Logistic regression on the length of each history; notes in a file that it was fitted."""
+
+    def __init__(self, power=1.0, noted=None):
+        self.power, self.noted = power, noted
+
+    def table(self, X):
+        return np.log1p(X.lengths[:, None]) ** self.power
+
+    def fit(self, X, y):
+        if self.noted:
+            with open(self.noted, "a") as file:
+                file.write(f"{self.power}\n")
+        self.model_ = LogisticRegression().fit(self.table(X), y)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(self.table(X))
+
+
+class Means(BaseEstimator):
+    """The mean amount of the training, times the length of the history."""
+
+    def fit(self, X, y):
+        self.rate_ = np.mean(y) / max(np.mean(X.lengths), 1)
+        return self
+
+    def predict(self, X):
+        return self.rate_ * X.lengths
+
+
+class Popular(BaseEstimator):
+    """The same list for everybody: the items of the training histories, the most frequent first."""
+
+    def __init__(self, turned=False):
+        self.turned = turned
+
+    def fit(self, X, y):
+        items = X.fit_log()["item_id"].value_counts(ascending=self.turned).index
+        self.places_ = pd.Series(np.arange(1.0, len(items) + 1), index=items)
+        return self
+
+    def target_ranks(self, X, items):
+        return self.places_.reindex(items).fillna(np.inf).to_numpy()
+
+
+class Bad(Lengths):
+    """A model that goes wrong in a way of its own."""
+
+    def __init__(self, how="fit"):
+        super().__init__()
+        self.how = how
+
+    def fit(self, X, y):
+        if self.how == "fit":
+            raise RuntimeError("out of luck")
+        return super().fit(X, y)
+
+    def predict_proba(self, X):
+        proba = super().predict_proba(X)
+        return {"nan": proba * np.nan, "short": proba[1:], "sums": proba * 2, "wide": proba[:, [0, 1, 1]]}[
+            self.how
+        ]
+
+
+QUICK = {"progress": False, "n_resamples": 100, "min_count": 5, "n_jobs": 1}
+CUTOFFS = pd.date_range("2024-01-20", "2024-02-17", freq="7D")
+
+
+@pytest.fixture(scope="module")
+def log():
+    return simulate_shop(n_users=500, days=60, seed=3).events
+
+
+@pytest.fixture(scope="module")
+def asked(log):
+    return Purchase("7d").examples(log, CUTOFFS)
+
+
+@pytest.fixture(scope="module")
+def found(asked):
+    models = {"short": Lengths(), "long": Lengths(3.0)}
+    return compare(models, asked, RollingSplit(n_splits=2), **QUICK)
+
+
+def one_split(examples):
+    return next(TimeSplit("2024-02-10").split(examples))
+
+
+def test_one_split_of_classes_is_compare_models(asked):
+    models, (train, test) = {"short": Lengths(), "long": Lengths(3.0)}, one_split(asked)
+    found = compare(models, asked, [(train, test)], baseline="short", **QUICK)
+    said = {n: m.fit(asked[train], asked.label[train]).predict_proba(asked[test]) for n, m in models.items()}
+    part = asked[test]
+    options = dict(baseline="short", n_resamples=100, groups=part.ids, min_count=5)
+    pd.testing.assert_frame_equal(found.scores, compare_models(said, part.label, part.classes, **options))
+
+
+def test_one_split_of_amounts_is_compare_regressions(log):
+    examples = Spend("7d").examples(log, CUTOFFS)
+    train, test = one_split(examples)
+    found = compare({"a": Means(), "b": Means()}, examples, [(train, test)], baseline="a", **QUICK)
+    said = Means().fit(examples[train], examples.label[train]).predict(examples[test])
+    options = dict(n_resamples=100, groups=examples.ids[test], min_count=5)
+    table = compare_regressions({"a": said, "b": said}, examples.label[test], **options)
+    pd.testing.assert_frame_equal(found.scores, table)
+    assert found.metric == "mae" and found.scores.query("model == 'b'")["difference"].abs().max() == 0
+
+
+def test_one_split_of_items_is_compare_rankings(log):
+    examples = NextItem().examples(log[log["behavior"] == "view"])
+    train, test = one_split(examples)
+    models = {"turned": Popular(True), "popular": Popular()}
+    found = compare(models, examples, [(train, test)], baseline="turned", k=5, **QUICK)
+    ranks = {
+        n: m.fit(examples[train], None).target_ranks(None, examples.label[test]) for n, m in models.items()
+    }
+    table = compare_rankings(ranks, 5, baseline="turned", n_resamples=100, groups=examples.ids[test])
+    pd.testing.assert_frame_equal(found.scores, table)
+    assert found.metric == "ndcg@5"
+
+
+def test_a_mean_over_splits_is_that_of_the_cells(found):
+    means = found.cells.groupby("model")[["roc_auc", "log_loss"]].mean()
+    values = found.scores.set_index(["model", "metric"])["value"]
+    for (model, metric), value in means.stack().items():
+        assert values[model, metric] == pytest.approx(value, abs=1e-12)
+    rows = found.scores.dropna(subset="low")
+    assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all()
+    assert list(found.cells["split"]) == ["RollingSplit 1", "RollingSplit 2"] * 2
+    assert (found.cells[["fit_seconds", "score_seconds", "size"]] > 0).all(axis=None)
+
+
+def test_cells_side_by_side_give_the_same_numbers(asked, found):
+    models = {"short": Lengths(), "long": Lengths(3.0)}
+    together = compare(models, asked, RollingSplit(n_splits=2), **QUICK | {"n_jobs": 2})
+    pd.testing.assert_frame_equal(together.scores, found.scores)
+
+
+def test_the_best_model_is_the_baseline_and_may_be_named(asked, found):
+    values = found.scores.query("metric == 'roc_auc'").set_index("model")["value"]
+    assert found.baseline == values.idxmax()
+    least = compare(
+        {"short": Lengths(), "long": Lengths(3.0)},
+        asked,
+        RollingSplit(n_splits=2),
+        metric="log_loss",
+        **QUICK,
+    )
+    values = least.scores.query("metric == 'log_loss'").set_index("model")["value"]
+    assert least.baseline == values.idxmin()
+
+
+def test_the_validation_part_goes_to_those_who_take_it_and_makes_the_threshold(asked, monkeypatch):
+    monkeypatch.setattr(reports, "too_small", lambda *_: None)
+
+    class Takes(Lengths):
+        def fit(self, X, y, validation=None):
+            self.given_ = len(validation[0]), float(np.mean(validation[1]))
+            return super().fit(X, y)
+
+        def predict_proba(self, X):
+            told.append(self.given_)
+            return super().predict_proba(X)
+
+    told, parts = [], next(TimeSplit(validation=True).split(asked))
+    found = compare({"takes": Takes()}, asked, [parts], **QUICK)
+    assert set(told) == {(len(parts[1]), asked.label[parts[1]].mean())}
+    model = Lengths().fit(asked[parts[0]], asked.label[parts[0]])
+    best = choose_threshold(asked.label[parts[1]], model.predict_proba(asked[parts[1]]))
+    proba = model.predict_proba(asked[parts[2]])
+    f1 = classification_metrics(asked.label[parts[2]], proba, threshold=best, min_count=5)["f1"]
+    assert found.cells["f1"].item() == pytest.approx(f1) and best != 0.5
+
+
+# ---- compare: nothing leaks
+
+
+def test_events_after_the_last_label_change_no_cell(log, asked, tmp_path):
+    models, split = {"short": Lengths()}, TimeSplit("2024-02-03")
+    first = compare(models, Purchase("7d"), split, log, CUTOFFS, folder=tmp_path, **QUICK)
+    end = CUTOFFS[-1] + pd.Timedelta("7D")
+    later = log[log["timestamp"] < end].copy()
+    more = later.assign(timestamp=later["timestamp"] + pd.Timedelta("90D"), behavior="buy")
+    grown = pd.concat([later, more])
+    for other in (later, grown):
+        again = compare(models, Purchase("7d"), split, other, CUTOFFS, log_end=end, folder=tmp_path, **QUICK)
+        assert again.cells["kept"].all()
+        pd.testing.assert_frame_equal(again.scores, first.scores)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), share=st.floats(0.01, 1.0))
+def test_what_a_model_sees_are_the_histories_and_nothing_else(asked, seed, share):
+    rng = np.random.default_rng(seed)
+    index = rng.permutation(len(asked))[: max(1, int(share * len(asked)))]
+    some, seen = asked[index], reports._visible(asked[index], asked.classes)
+    pd.testing.assert_frame_equal(seen.histories(), some.histories())
+    assert len(seen.log) == len(some.fit_log()) and (seen.log["timestamp"] < some.cutoff.max()).all()
+    blind = reports._unlabelled(seen)
+    assert not np.any(blind.label) and (blind.label_end == blind.cutoff).all()
+
+
+def test_a_model_that_looks_for_the_future_finds_none(log):
+    class Peeks(Lengths):
+        def table(self, X):
+            bought = X.log[X.log["behavior"] == "buy"]
+            last = bought.groupby("user_id")["timestamp"].max().reindex(X.ids).to_numpy()
+            return np.column_stack([last >= X.cutoff, X.label, X.label_end > X.cutoff]).astype(float)
+
+    examples = Purchase("7d").examples(log, CUTOFFS)
+    train, test = one_split(examples)
+    honest = compare({"peeks": Peeks()}, examples, [(train, test)], **QUICK)
+    assert honest.scores.query("metric == 'roc_auc'")["value"].item() == pytest.approx(0.5, abs=0.02)
+    naive = Peeks().fit(examples[train], examples.label[train]).predict_proba(examples[test])
+    assert classification_metrics(examples.label[test], naive, min_count=5)["roc_auc"] > 0.95
+
+
+# ---- compare: cells are kept
+
+
+def fits(path):
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_kept_cell_is_not_run_again_and_a_changed_one_is(log, asked, tmp_path):
+    noted, split = tmp_path / "noted", TimeSplit("2024-02-03")
+
+    def run(examples=asked, split=split, name="a", **params):
+        model = Lengths(noted=str(noted), **params)
+        before = fits(noted)
+        found = compare({name: model}, examples, split, folder=tmp_path / "cells", **QUICK)
+        assert found.cells["kept"].item() == (fits(noted) == before)
+        return fits(noted) - before
+
+    assert (run(), run(), run(name="another name")) == (1, 0, 0)
+    assert (run(power=2.0), run(power=2.0), run()) == (1, 0, 0)
+    changed = log.copy()
+    at = changed.index[(changed["timestamp"] < CUTOFFS[0]) & (changed["behavior"] == "view")][5]
+    changed.loc[at, "price"] = 12345.0
+    other = Purchase("7d").examples(changed, CUTOFFS)
+    assert (run(other), run(other), run()) == (1, 0, 0)
+    assert run(Purchase("6d").examples(log, CUTOFFS)) == 1  # other labels
+    assert run(Purchase("7d").examples(log, CUTOFFS[:-1])) == 1  # another test
+    assert run(split=TimeSplit("2024-02-10")) == 1
+    assert run(split=TimeSplit(validation=True, test_from="2024-02-03")) == 1
+    assert (run(), run(asked[np.arange(len(asked))])) == (0, 0)
+
+
+def test_another_source_is_another_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for share in (0.1, 0.2, 0.1):
+        text = f"class Constant:\n    share = {share}\n    def fit(self, X, y):\n        return self\n"
+        (tmp_path / "constants.py").write_text(text)
+        sys.modules.pop("constants", None)
+        importlib.invalidate_caches()
+        digests.append(reports._model_digest("c", importlib.import_module("constants").Constant()))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_other_versions_are_another_cell(asked, tmp_path, monkeypatch):
+    options = dict(folder=tmp_path, **QUICK)
+    compare({"a": Lengths()}, asked, TimeSplit(), **options)
+    now = run_environment()
+    later = now | {"versions": now["versions"] | {"numpy": "99.0"}}
+    monkeypatch.setattr(reports, "run_environment", lambda *_: later)
+    assert not compare({"a": Lengths()}, asked, TimeSplit(), **options).cells["kept"].any()
+
+
+def test_what_changes_no_number_is_the_same_cell(asked, tmp_path):
+    forest = {"random_state": 0, "n_estimators": 5}
+    ways = [
+        RandomForestClassifier(n_jobs=jobs, verbose=verbose, **forest) for jobs, verbose in ((1, 0), (2, 0))
+    ]
+    digests = {
+        reports._model_digest("f", make_pipeline(FunctionTransformer(long_enough), way)) for way in ways
+    }
+    assert len(digests) == 1
+
+
+def long_enough(X):
+    return X.lengths[:, None]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "no json", "other shape", "no answer", "not an object"])
+def test_a_damaged_cell_is_run_again_and_said(asked, tmp_path, harm):
+    cells, noted = tmp_path / "cells", tmp_path / "noted"
+    models = {"a": Lengths(noted=str(noted))}
+    first = compare(models, asked, TimeSplit(), folder=cells, **QUICK)
+    (answer,), (facts,) = cells.glob("*.npy"), cells.glob("*.json")
+    content = answer.read_bytes()
+    if harm == "cut":
+        answer.write_bytes(content[: len(content) // 2])
+    elif harm == "flip":
+        answer.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif harm == "other shape":
+        np.save(answer, np.zeros((3, 2)))
+    elif harm == "no answer":
+        answer.unlink()
+    else:
+        facts.write_text("{" if harm == "no json" else "[1]")
+    again = compare(models, asked, TimeSplit(), folder=cells, **QUICK)
+    assert fits(noted) == 2 and "damaged" in again.notes[0] and "a on TimeSplit" in again.notes[0]
+    pd.testing.assert_frame_equal(again.scores, first.scores)
+    healed = compare(models, asked, TimeSplit(), folder=cells, **QUICK)
+    assert fits(noted) == 2 and healed.notes == []
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from test_reports import *
+
+
+class Kills(Lengths):
+    "Kills its process in the fourth fit of all."
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        if fits(Path({noted!r})) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
+if __name__ == "__main__":
+    asked = Purchase("7d").examples(simulate_shop(n_users=500, days=60, seed=3).events, CUTOFFS)
+    models = {{name: Kills(power, {noted!r}) for name, power in (("a", 1.0), ("b", 2.0), ("c", 3.0))}}
+    found = compare(models, asked, RollingSplit(n_splits=2), folder={cells!r}, **QUICK)
+    found.to_json({out!r})
+"""
+
+
+def test_a_killed_comparison_goes_on_and_gives_the_same_table(asked, tmp_path):
+    noted, cells, script, out = (tmp_path / name for name in ("noted", "cells", "script.py", "out"))
+    where = {"noted": str(noted), "cells": str(cells), "out": str(out)}
+    script.write_text(KILLED.format(tests=str(Path(__file__).parent), **where))
+
+    def run():
+        return subprocess.run([sys.executable, str(script)], capture_output=True, text=True).returncode
+
+    assert run() == -signal.SIGKILL
+    assert fits(noted) == 4 and len(list(cells.glob("*.json"))) == 3 and not out.exists()
+    assert run() == 0
+    assert fits(noted) == 4 + 3  # three of six cells were done
+    killed = Comparison.from_json(out)
+    models = {name: Lengths(power) for name, power in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    whole = compare(models, asked, RollingSplit(n_splits=2), **QUICK)
+    assert killed.cells["kept"].tolist() == [True, False, True, False, True, False]
+    pd.testing.assert_frame_equal(killed.scores, whole.scores)
+    columns = ["model", "split", "roc_auc", "log_loss"]
+    pd.testing.assert_frame_equal(killed.cells[columns], whole.cells[columns])
+
+
+def test_a_model_that_cannot_be_told_from_others_is_refused_only_with_a_folder(asked, tmp_path):
+    model = Lengths()
+    model.power, model.extra = 1.0, None
+    unclear = make_pipeline(FunctionTransformer(lambda X: X.lengths[:, None]), LogisticRegression())
+    assert len(compare({"a": unclear}, asked, TimeSplit(), **QUICK).scores)
+    with pytest.raises(EvaluationError, match="folder=None"):
+        compare({"a": unclear}, asked, TimeSplit(), folder=tmp_path, **QUICK)
+
+
+# ---- compare: what goes wrong
+
+
+@pytest.mark.parametrize("how", ["fit", "nan", "short", "sums", "wide"])
+def test_a_broken_model_is_named_and_the_others_go_on(asked, found, how):
+    models = {"short": Lengths(), "bad": Bad(how), "long": Lengths(3.0)}
+    partly = compare(models, asked, RollingSplit(n_splits=2), **QUICK)
+    pd.testing.assert_frame_equal(partly.scores, found.scores)
+    assert len(partly.notes) == 2 and all(
+        note.startswith("bad failed on RollingSplit") for note in partly.notes
+    )
+    assert (partly.cells.query("model == 'bad'")["error"] != "").all()
+    assert partly.cells.query("model != 'bad'")["error"].eq("").all()
+    assert (
+        "bad failed" in partly.to_markdown()
+        and "bad failed" in partly.to_html()
+        and "bad failed" in partly.to_latex()
+    )
+
+
+def test_a_broken_model_is_tried_again(asked, tmp_path):
+    models = {"bad": Bad(), "short": Lengths()}
+    for _ in range(2):
+        again = compare(models, asked, TimeSplit(), folder=tmp_path, **QUICK)
+        assert "out of luck" in again.notes[0]
+    assert again.cells.set_index("model")["kept"].to_dict() == {"bad": False, "short": True}
+
+
+def test_a_broken_baseline_is_replaced_and_said(asked):
+    models = {"bad": Bad(), "short": Lengths()}
+    partly = compare(models, asked, TimeSplit(), baseline="bad", **QUICK)
+    assert partly.baseline == "short" and "The baseline bad failed" in partly.notes[-1]
+
+
+def test_wrong_arguments_are_refused_in_a_sentence(asked, log):
+    models = {"a": Lengths()}
+    for wrong, words in (
+        (({}, asked, TimeSplit()), "dict"),
+        (({"a": Lengths}, asked, TimeSplit()), "no method fit"),
+        (({"a": 5}, asked, TimeSplit()), "no method fit"),
+        ((models, asked, "time"), "splitter"),
+        ((models, asked, [(1, 2, 3, 4)]), "splitter"),
+        ((models, asked, []), "splitter"),
+        (({"bad": Bad()}, asked, TimeSplit()), "every model failed; bad failed on TimeSplit: RuntimeError"),
+    ):
+        with pytest.raises(EvaluationError, match=words):
+            compare(*wrong, **QUICK)
+    for options, words in (({"baseline": "b"}, "'b'"), ({"metric": "mae"}, "choose one of accuracy")):
+        with pytest.raises(EvaluationError, match=words):
+            compare(models, asked, TimeSplit(), **QUICK, **options)
+    tags = TagPurchased().examples(log)
+    with pytest.raises(EvaluationError, match="prefixes"):
+        compare(models, tags, TimeSplit(), **QUICK)
+
+
+def test_too_few_positives_give_reasons_and_no_number(asked):
+    few = compare(
+        {"a": Lengths(), "b": Lengths(2.0)}, asked, RollingSplit(n_splits=2), **QUICK | {"min_count": 10_000}
+    )
+    assert few.scores["value"].isna().all() and few.scores["reason"].str.contains("too few groups").all()
+    assert "too few" in few.to_html() and "–" in few.to_markdown() and few.to_latex()
+    with pytest.raises(EvaluationError, match="no difference"):
+        few.plot()
+
+
+def test_networks_go_one_by_one_and_others_as_memory_allows(asked, monkeypatch):
+    class Network(Lengths):
+        epochs = 3
+
+    inside = make_pipeline(FunctionTransformer(long_enough), Network())
+    assert (
+        reports._is_network(Network()) and reports._is_network(inside) and not reports._is_network(Lengths())
+    )
+    fold = reports._fold(asked, "s", one_split(asked))
+    monkeypatch.setattr(reports.os, "cpu_count", lambda: 16)
+    memory = SimpleNamespace(available=64 * 2**30)
+    monkeypatch.setattr(reports.psutil, "virtual_memory", lambda: memory)
+    assert reports._workers(None, fold, 100) == 8 and reports._workers(None, fold, 3) == 3
+    memory.available = 0
+    assert reports._workers(None, fold, 100) == 1 and reports._workers(5, fold, 100) == 5
+
+
+# ---- compare: how it is told
+
+
+def test_a_comparison_goes_through_json(found, tmp_path):
+    text = found.to_json(tmp_path / "c.json")
+    for again in (Comparison.from_json(text), Comparison.from_json(tmp_path / "c.json")):
+        pd.testing.assert_frame_equal(again.scores, found.scores)
+        pd.testing.assert_frame_equal(again.cells, found.cells)
+        assert (again.protocol, again.notes, again.baseline) == (found.protocol, found.notes, found.baseline)
+        assert again.to_json() == text and again.to_html() == found.to_html()
+    assert "NaN" not in text
+
+
+def test_every_form_has_the_protocol(found):
+    facts = found.protocol
+    assert {
+        "data",
+        "task",
+        "cutoffs",
+        "split",
+        "parts",
+        "models",
+        "seeds",
+        "intervals",
+        "versions",
+        "machine",
+    } <= set(facts)
+    assert facts["split"]["by"] == "RollingSplit" and len(facts["parts"]) == 2 and facts["data"]["events"] > 0
+    for text in (
+        found.to_markdown(),
+        found.to_latex(),
+        found.to_html(),
+        found._repr_html_(),
+        found.to_json(),
+    ):
+        assert "RollingSplit" in text and facts["data"]["sha256"] in text and np.__version__ in text
+
+
+EVIL_NAMES = [
+    "a|b",
+    "50% & $9",
+    r"back\slash",
+    "under_score^2~{x}#",
+    EVIL,
+    "line\nbreak",
+    "<b>*bold*</b> `code`",
+]
+
+
+def test_names_from_outside_stay_text(asked):
+    models = {name: Lengths(1.0 + i / 10) for i, name in enumerate(EVIL_NAMES)}
+    found = compare(models, asked, TimeSplit(), protocol={"data": EVIL, "note": "a_b & c"}, **QUICK)
+    lines = [line for line in found.to_markdown().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(models)
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "<script" not in found.to_markdown().replace(r"\<", "")
+    body = found.to_latex().split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == len(models)
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+    assert not re.search(r"(?<!\\)[%$#_^~]", re.sub(r"\\text\w+\{\}", "", found.to_latex()))
+    Page(found.to_html())
+    Page(found._repr_html_())
+
+
+def test_a_page_is_not_written_over(found, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("mine")
+    with pytest.raises(ReportExistsError):
+        found.to_html(path)
+    assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+    found.to_html(path, overwrite=True)
+    assert "Which model is better?" in path.read_text(encoding="utf-8")
+    assert not plt.get_fignums()
+
+
+def test_the_forest_shows_the_differences(found):
+    ax = found.plot()
+    rows = found.scores.query("metric == 'roc_auc'").dropna(subset="difference")
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(rows["model"])
+    points = [line.get_xdata() for line in ax.get_lines() if line.get_marker() in "osD^vP"]
+    assert [point[0] for point in points] == rows["difference"].tolist()
+    assert found.baseline in ax.get_title("left") and "right is better" in ax.get_xlabel()
+    assert "left is better" in found.plot("log_loss").get_xlabel()
+
+
+# ---- segments, time, splits and curves
+
+
+def test_a_segment_is_scored_as_if_it_were_alone(found):
+    test = {split: part for split, part in found.tests.items()}
+    y = np.concatenate([part.label for part in test.values()])
+    proba = np.concatenate([found.answers["short", split] for split in test])
+    lengths = np.concatenate([part.lengths for part in test.values()])
+    segment = np.where(lengths > np.median(lengths), "heavy", "light")
+    table = found.by_segment(segment, "short", n_resamples=100)
+    for name in ("heavy", "light"):
+        alone = classification_metrics(y[segment == name], proba[segment == name], min_count=5)
+        values = table[table["segment"] == name].set_index("metric")
+        assert values["value"]["roc_auc"] == pytest.approx(alone["roc_auc"])
+        assert values["value"]["brier"] == pytest.approx(alone["brier"])
+        assert values["base"].iloc[0] == pytest.approx(y[segment == name].mean())
+        assert values["examples"].iloc[0] == (segment == name).sum()
+    gap = table.query("metric == 'brier'").set_index("segment")
+    reference = gap["difference"].isna().idxmax()
+    other = ({"heavy", "light"} - {reference}).pop()
+    assert gap["difference"][other] == pytest.approx(gap["value"][other] - gap["value"][reference])
+
+
+def test_segments_of_one_user_have_no_number_but_a_reason(found):
+    users = np.concatenate([np.asarray(part.ids) for part in found.tests.values()])
+    segment = np.where(users == users[0], "alone", "all others")
+    table = found.by_segment(segment, "short", n_resamples=100)
+    alone = table[table["segment"] == "alone"]
+    assert alone[["value", "low", "high"]].isna().all(axis=None) and (alone["reason"] != "").all()
+    assert table.loc[table["segment"] == "all others", "value"].notna().any()
+    assert (alone["examples"] == (users == users[0]).sum()).all()
+    plot_segments(table, "roc_auc")
+    assert fairness_gaps(table)["segment"].tolist() == [] or "alone" not in set(
+        fairness_gaps(table)["segment"]
+    )
+
+
+def test_segments_know_the_history_only(log, asked):
+    table = history_segments(asked)
+    later = asked.log["timestamp"] >= asked.cutoff.max()
+    changed = asked.log.assign(category=asked.log["category"].where(~later, "another"))
+    pd.testing.assert_frame_equal(history_segments(dataclasses.replace(asked, log=changed)), table)
+    assert set(table["age"]) == {"new", "old"} and len(table) == len(asked)
+    assert history_segments(dataclasses.replace(asked, log=asked.log.drop(columns="category"))).shape[1] == 2
+    first = log.groupby("user_id")["timestamp"].min().reindex(asked.ids).to_numpy()
+    assert ((asked.cutoff - first < np.timedelta64(30, "D")) == (table["age"] == "new")).all()
+
+
+def test_wrong_segments_are_refused(found):
+    n = sum(map(len, found.tests.values()))
+    for segments, options, words in (
+        (np.zeros(n - 1), {}, "segments"),
+        (np.full(n, None), {}, "segments is missing"),
+        (np.zeros(n), {"reference": 7}, "reference"),
+        (np.zeros(n), {"model": "nobody"}, "nobody"),
+    ):
+        with pytest.raises(EvaluationError, match=words):
+            found.by_segment(segments, **options)
+    with pytest.raises(EvaluationError, match="nothing"):
+        plot_segments(found.by_segment(np.zeros(n), n_resamples=100), "nothing")
+
+
+def test_a_week_without_examples_is_a_gap_not_a_zero(log):
+    cutoffs = [CUTOFFS[0], CUTOFFS[1], CUTOFFS[2], CUTOFFS[4]]  # the fourth week is not asked
+    asked = Purchase("7d").examples(log, cutoffs)
+    found = compare({"short": Lengths()}, asked, TimeSplit(str(CUTOFFS[1])), **QUICK)
+    table = found.over_time("7d", n_resamples=100).query("metric == 'roc_auc'")
+    assert table["start"].tolist() == list(CUTOFFS[1:]) and table["examples"].tolist()[2] == 0
+    empty = table.iloc[2]
+    assert np.isnan(empty["value"]) and np.isnan(empty["low"]) and "no example" in empty["reason"]
+    assert table["value"].notna().tolist() == [True, True, False, True]
+    assert np.isnan(table["difference"].iloc[0]) and table["difference"].notna().sum() == 2
+    line = plot_drift(table, "roc_auc").get_lines()[0]
+    assert np.isnan(np.asarray(line.get_ydata(), float)).tolist() == [False, False, True, False]
+
+
+def test_a_learning_curve_ends_at_the_whole_and_its_parts_are_nested(asked):
+    seen = []
+
+    class Sees(Lengths):
+        def fit(self, X, y):
+            seen.append(set(X.ids))
+            return super().fit(X, y)
+
+    curve = learning_curve({"a": Sees()}, asked, TimeSplit("2024-02-10"), shares=(0.2, 0.5, 1.0), **QUICK)
+    assert seen[0] < seen[1] < seen[2] and curve["users"].unique().tolist() == [len(part) for part in seen]
+    whole = compare({"a": Lengths()}, asked, TimeSplit("2024-02-10"), **QUICK).scores["value"]
+    np.testing.assert_array_equal(curve[curve["users"] == len(seen[2])]["value"], whole)
+    ax = plot_learning_curve(curve, "roc_auc")
+    assert [text.get_text() for text in ax.get_xticklabels()] == [f"{len(part):,}" for part in seen]
+
+
+def test_flattery_is_promise_less_truth_and_turned_for_losses(asked):
+    splits = {"by user": UserSplit(0.3), "time": TimeSplit("2024-02-03")}
+    for metric, sign in (("roc_auc", 1), ("log_loss", -1)):
+        table = compare_splits(
+            {"a": Lengths()}, asked, splits, TimeSplit("2024-02-10"), metric=metric, **QUICK
+        )
+        assert table["split"].tolist() == list(splits)
+        assert np.allclose(table["flattery"], sign * (table["promised"] - table["came"]))
+    final = next(TimeSplit("2024-02-10").split(asked))
+    came = compare({"a": Lengths()}, asked, [final], metric="log_loss", **QUICK).scores
+    assert (table["came"] == came.query("metric == 'log_loss'")["value"].item()).all()
+    assert len(plot_splits(table).axes) == 1
+
+
+def test_no_split_of_the_past_sees_the_future(log, asked):
+    splits = {"by user": UserSplit(0.3), "time": TimeSplit("2024-02-03")}
+    final = TimeSplit("2024-02-10")
+    first = compare_splits({"a": Lengths()}, asked, splits, final, **QUICK)
+    other = asked.label.copy()
+    other[asked.cutoff >= pd.Timestamp("2024-02-10")] = 1 - other[asked.cutoff >= pd.Timestamp("2024-02-10")]
+    turned = compare_splits({"a": Lengths()}, dataclasses.replace(asked, label=other), splits, final, **QUICK)
+    assert turned["promised"].tolist() == first["promised"].tolist()
+    assert turned["came"].tolist() != first["came"].tolist()
