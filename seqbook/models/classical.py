@@ -7,8 +7,8 @@ __all__ = ['DAY', 'WINDOWS', 'KINDS', 'NAIVE_BAYES', 'CLASSIFIERS', 'RFM_SCORES'
            'FORMAT_VERSION', 'simple_counts', 'check_labels', 'MajorityClassifier', 'CountsClassifier', 'LogSkewed',
            'Preparation', 'Calibrated', 'SampledSVC', 'NearestNeighbours', 'ModelPipeline', 'make_classifier',
            'check_amounts', 'AmountRegressor', 'TwoPartRegressor', 'RFMRegressor', 'make_regressor',
-           'feature_importances', 'plot_importances', 'tune', 'write_manifest', 'undamaged', 'read_manifest',
-           'pack_classes', 'unpack_classes', 'save_model', 'load_model']
+           'feature_importances', 'plot_importances', 'run_study', 'tune', 'replacing', 'write_manifest', 'undamaged',
+           'read_manifest', 'pack_classes', 'unpack_classes', 'save_model', 'load_model']
 
 # %% ../../nbs/models/01_classical.ipynb #b1e753b5
 import hashlib
@@ -1109,6 +1109,41 @@ SPACES = {  # name of a model -> parameter -> how a trial of Optuna draws it
     "rfm": {"prior": _float(1, 1000)},
 }
 
+# %% ../../nbs/models/01_classical.ipynb #24d8c316
+def run_study(
+    value,  # optuna trial -> its score
+    name: str,  # of the study in its storage
+    n_trials: int = 20,  # in all; a study that is taken up again only makes those that are missing
+    storage=None,  # path of an SQLite file, or a URL, keeps the study; None: in memory
+    maximize: bool = True,  # whether more of the score is better
+    seed: int = 0,
+    progress: bool = True,  # whether to show a bar
+    pruner=None,  # of Optuna: what stops a trial that reports bad scores on its way
+):  # an Optuna study
+    "Look for a good score with Optuna's tree-structured Parzen estimator. Killed trials are made again."
+    import optuna
+
+    storage = f"sqlite:///{storage}" if storage and "://" not in str(storage) else storage
+    how = {"study_name": name, "direction": "maximize" if maximize else "minimize", "pruner": pruner}
+    with _quiet(optuna):
+        study = optuna.create_study(storage=storage, load_if_exists=True, **how)
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        ended = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
+        if ended < n_trials:
+            study.optimize(value, n_trials=n_trials - ended, show_progress_bar=progress)
+    return study
+
+# %% ../../nbs/models/01_classical.ipynb #cca4a769
+@contextmanager
+def _quiet(optuna):
+    "No line for each trial: the bar tells."
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
 # %% ../../nbs/models/01_classical.ipynb #f9e1d12d
 def tune(
     make,  # `make_classifier` or `make_regressor`
@@ -1117,8 +1152,8 @@ def tune(
     y=None,  # default: the labels of the examples
     cv=None,  # splits (train, test), or an object with `split`; default for examples: `RollingSplit()`
     inputs=None,  # as in `make`; fitted once on the training part of each split
-    n_trials: int = 20,  # in all; a study that is taken up again only makes those that are missing
-    storage=None,  # 'sqlite:///study.db' keeps the study, so that a killed one goes on; None: in memory
+    n_trials: int = 20,  # in all, as in `run_study`
+    storage=None,  # path of a file that keeps the study, as in `run_study`
     scoring=None,  # as in `feature_importances`
     seed: int = 0,
     progress: bool = True,  # whether to show a bar
@@ -1128,8 +1163,6 @@ def tune(
 
     The value of a trial is the mean score over the splits. Pass training examples only: the test must not
     choose. LogError for a model without an entry in `SPACES`, and for a table without splits."""
-    import optuna
-
     _choose("model", name, SPACES)
     y = np.asarray(X.label if y is None else y)
     folds = list(_prepared_folds(X, y, cv, inputs))
@@ -1141,11 +1174,7 @@ def tune(
             [_fold_score(make(name, seed=seed, **params, **chosen), fold, score) for fold in folds]
         )
 
-    with _quiet(optuna):
-        study = _open_study(optuna, name, storage, seed)
-        if missing := max(n_trials - len(study.trials), 0):
-            study.optimize(value, n_trials=missing, show_progress_bar=progress)
-    return study
+    return run_study(value, name, n_trials, storage, seed=seed, progress=progress)
 
 # %% ../../nbs/models/01_classical.ipynb #e6f070b0
 def _prepared_folds(X, y, cv, inputs):
@@ -1168,24 +1197,6 @@ def _fold_score(model, fold, score) -> float:
     train, test, y_train, y_test, users = fold
     return score(model.fit(train, y_train, groups=users), test, y_test)
 
-# %% ../../nbs/models/01_classical.ipynb #da628f2c
-def _open_study(optuna, name, storage, seed):
-    "A study, or the one that a storage already has under the model's name."
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    return study
-
-
-@contextmanager
-def _quiet(optuna):
-    "No line for each trial: the bar tells."
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
 # %% ../../nbs/models/01_classical.ipynb #b993fe16
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -1193,6 +1204,21 @@ FORMAT_VERSION = 1
 # %% ../../nbs/models/01_classical.ipynb #130b33ee
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+# %% ../../nbs/models/01_classical.ipynb #67794db8
+@contextmanager
+def replacing(
+    path,  # of the file; its folder is made
+):
+    "Within, another path of the same suffix; what was written there takes the place of `path` at once."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 # %% ../../nbs/models/01_classical.ipynb #63da9979
 def write_manifest(
@@ -1203,7 +1229,6 @@ def write_manifest(
 ) -> Path:
     "Describe a saved model in `manifest.json`; written last and at once, so a folder that has one is whole."
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = {
         "format": f"seqbook.{kind}",
         "format_version": FORMAT_VERSION,
@@ -1211,9 +1236,8 @@ def write_manifest(
         "files": {name: _digest(folder / name) for name in files},
         **contents,
     }
-    draft = folder / (MANIFEST + ".part")
-    draft.write_text(json.dumps(manifest, indent=1, default=lambda value: value.item()), encoding="utf-8")
-    os.replace(draft, folder / MANIFEST)
+    with replacing(folder / MANIFEST) as draft:
+        draft.write_text(json.dumps(manifest, indent=1, default=lambda value: value.item()), encoding="utf-8")
     return folder
 
 # %% ../../nbs/models/01_classical.ipynb #5d2dbe99
@@ -1367,9 +1391,8 @@ def save_model(
     import skops.io
 
     check_is_fitted(model)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    skops.io.dump(model, folder / MODEL_FILE, compression=zipfile.ZIP_DEFLATED)
+    with replacing(Path(folder) / MODEL_FILE) as draft:
+        skops.io.dump(model, draft, compression=zipfile.ZIP_DEFLATED)
     versions = {"scikit-learn": sklearn.__version__}
     return write_manifest(folder, "ModelPipeline", {"versions": versions}, [MODEL_FILE])
 

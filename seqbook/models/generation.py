@@ -9,7 +9,6 @@ __all__ = ['BIN', 'GAP', 'STOP', 'SILENCE', 'FIRST', 'READ', 'FACTORS', 'INPUTS'
            'item_proba', 'EventGenerator', 'still_possible', 'Futures']
 
 # %% ../../nbs/models/08_generation.ipynb #80b19148
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +24,16 @@ from tqdm.auto import tqdm
 from ..data.events import LogError
 from ..data.sequences import Sequences, Vocabulary, batches, import_keras
 from ..data.tasks import as_duration
-from .classical import read_manifest, undamaged, write_manifest
+from .classical import read_manifest, replacing, undamaged, write_manifest
 from .networks import transformer
-from .training import Checkpoint, fit_identity, jit_choice, make_optimizer, run_epochs
+from seqbook.models.training import (
+    Checkpoint,
+    fit_identity,
+    jit_choice,
+    make_optimizer,
+    run_epochs,
+    trace_once,
+)
 
 # %% ../../nbs/models/08_generation.ipynb #37d86acc
 def with_temperature(
@@ -575,7 +581,7 @@ def _build(self: EventGenerator, W: Sequences, starts: dict):
     steps = self.epochs * -(-len(W) // self.batch_size)
     optimizer = make_optimizer(self.learning_rate, steps, "cosine", warmup=0.05, clip_norm=1.0)
     network.compile(optimizer, loss, jit_compile=jit_choice(recurrent=False))
-    return network
+    return trace_once(network)
 
 
 @patch
@@ -929,10 +935,8 @@ def save(self: EventGenerator, folder) -> Path:
     "Write the weights (`.npz`, which NumPy reads) and `manifest.json` with all else."
     check_is_fitted(self, "weights_")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "part.npz"
-    np.savez(draft, **self.weights_)
-    os.replace(draft, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as draft:
+        np.savez(draft, **self.weights_)
     contents = {
         "params": {**self.get_params(), "checkpoint": None},
         "vocabularies": {name: v.to_dict() for name, v in self.vocabularies_.items()},

@@ -15,7 +15,6 @@ __all__ = ['NOT_INPUTS', 'GAPS', 'MANY', 'COMBINE', 'POSITIONS', 'PLACES', 'ENCO
 
 # %% ../../nbs/models/04_networks.ipynb #9739072e
 import inspect
-import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -39,13 +38,21 @@ from seqbook.models.classical import (
     load_model,
     pack_classes,
     read_manifest,
+    replacing,
     save_model,
     undamaged,
     unpack_classes,
     write_manifest,
 )
 from .cells import plot_diagram
-from .training import Checkpoint, fit_identity, jit_choice, make_optimizer, run_epochs
+from seqbook.models.training import (
+    Checkpoint,
+    fit_identity,
+    jit_choice,
+    make_optimizer,
+    run_epochs,
+    trace_once,
+)
 
 # %% ../../nbs/models/04_networks.ipynb #16692e38
 def embedding_size(
@@ -701,6 +708,7 @@ def _build(self: SequenceNetwork, output, loss, features: int):
         weighted_metrics=[],
         jit_compile=jit_choice(recurrent=self.encoder in RECURRENT),
     )
+    trace_once(self.network_)
 
 
 @patch
@@ -900,13 +908,10 @@ NETWORK, FEATURES = "network.keras", "features"
 def save(self: SequenceNetwork, folder) -> Path:
     "Write the network (`.keras`), what prepares the features that join late, and `manifest.json`."
     check_is_fitted(self, "network_")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / "part.keras"
+    folder, files = Path(folder), [NETWORK]
     bare = import_keras().Model(self.network_.input, self.network_.output, name=self.network_.name)
-    bare.save(draft)  # without loss and optimiser: any Keras can load it, in safe mode
-    os.replace(draft, folder / NETWORK)
-    files = [NETWORK]
+    with replacing(folder / NETWORK) as draft:
+        bare.save(draft)  # without loss and optimiser: any Keras can load it, in safe mode
     if self.late_ is not None:
         files += [f"{FEATURES}/{path.name}" for path in save_model(self.late_, folder / FEATURES).iterdir()]
     return write_manifest(folder, type(self).__name__, self._state(), files)
@@ -948,7 +953,7 @@ def load(cls: SequenceNetwork, folder) -> SequenceNetwork:
 
 def _read_network(path: Path):
     try:
-        return import_keras().saving.load_model(path, safe_mode=True)
+        return trace_once(import_keras().saving.load_model(path, safe_mode=True))
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise LogError(f"{path} cannot be read by Keras {import_keras().__version__}: {error}") from error
 
@@ -1406,7 +1411,7 @@ def attention_weights(
     if model.encoder != "gru-attention":
         raise LogError(f"the encoder {model.encoder!r} does not weigh events; take 'gru-attention'")
     keras, inner = import_keras(), model.network_
-    network = keras.Model(inner.input, inner.get_layer("attention_score").output)
+    network = trace_once(keras.Model(inner.input, inner.get_layer("attention_score").output))
     scores = model._answers(X, features, network=network, each=True)[:, 0]
     weights = np.exp(np.clip(scores, -20, 20))
     owner = np.repeat(np.arange(len(X)), X.lengths)

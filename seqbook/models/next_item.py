@@ -27,7 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..data.events import LogError
 from ..data.sequences import UNKNOWN, Sequences, Vocabulary, import_keras, plan_batches
 from ..evaluation.ranking import ranking_metrics
-from .classical import read_manifest, undamaged, write_manifest
+from .classical import read_manifest, replacing, undamaged, write_manifest
 from .networks import event_places, may_see
 from seqbook.models.training import (
     Checkpoint,
@@ -36,6 +36,7 @@ from seqbook.models.training import (
     make_optimizer,
     precision,
     run_epochs,
+    trace_once,
 )
 
 # %% ../../nbs/models/05_next_item.ipynb #72550a44
@@ -825,7 +826,7 @@ def _compile(self: NextItemNetwork, steps: int):
         training, recurrent = self._training_network(), isinstance(self, GRU4Rec)
     rate = (self.learning_rate, steps, self.schedule, self.warmup, self.weight_decay, self.clip_norm)
     training.compile(make_optimizer(*rate), _mean_loss, jit_compile=jit_choice(recurrent))
-    return training
+    return trace_once(training)
 
 # %% ../../nbs/models/05_next_item.ipynb #7947122f
 _FREE = ("epochs", "patience", "checkpoint", "every", "progress")  # these do not change what an epoch does
@@ -999,13 +1000,15 @@ def save(
 ) -> Path:
     "Write the model: `manifest.json`, `items.parquet`, `arrays.npz`, and for a network `network.keras`."
     check_is_fitted(self, "items_")
-    folder, files = Path(folder), [_ITEMS, _ARRAYS]
-    folder.mkdir(parents=True, exist_ok=True)
-    self.items_.save(folder / _ITEMS)
-    np.savez(folder / _ARRAYS, **_pack(self))
+    folder, files, arrays = Path(folder), [_ITEMS, _ARRAYS], _pack(self)
     if isinstance(self, NextItemNetwork):
-        self.network_.save(folder / _NETWORK)
         files.append(_NETWORK)
+        del arrays["vectors_"]  # the network has them
+        with replacing(folder / _NETWORK) as draft:
+            self.network_.save(draft)
+    with replacing(folder / _ARRAYS) as draft:
+        np.savez(draft, **arrays)
+    self.items_.save(folder / _ITEMS)
     return write_manifest(folder, type(self).__name__, _facts(self), files=files)
 
 
@@ -1034,6 +1037,7 @@ def load(
         model.history_, model.best_epoch_ = pd.DataFrame(saved["history"]), saved["best_epoch"]
         model.network_ = import_keras().saving.load_model(folder / _NETWORK)
         model._answer = compiled(model.network_)
+        model._keep()
     return model
 
 # %% ../../nbs/models/05_next_item.ipynb #d82cde6e

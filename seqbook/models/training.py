@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'find_device', 'make_schedule', 'make_optimizer', 'find_learning_rate',
            'plot_learning_rate', 'fit_identity', 'Checkpoint', 'run_epochs', 'best_precision', 'set_precision',
-           'precision', 'profile_steps', 'Prefetch', 'jit_choice', 'memory_table', 'tune_network', 'plot_trials',
-           'plot_parameter']
+           'precision', 'profile_steps', 'Prefetch', 'jit_choice', 'trace_once', 'memory_table', 'tune_network',
+           'plot_trials', 'plot_parameter']
 
 # %% ../../nbs/models/06_training.ipynb #e75da630
 import hashlib
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..data.events import LogError
 from ..data.sequences import Sequences, import_keras
+from .classical import replacing, run_study
 
 # %% ../../nbs/models/06_training.ipynb #16bf2adc
 def find_device() -> dict:
@@ -364,13 +365,10 @@ def _write(self: Checkpoint) -> None:
     state = json.dumps({"identity": self.identity} | {name: getattr(self, name) for name in _PROGRESS})
     arrays = {f"now_{i}": _storable(v) for i, v in enumerate(self._variables())}
     arrays |= {f"best_{i}": _storable(w) for i, w in enumerate(self.best or [])}
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    draft = self.path.with_suffix(".part")
-    with open(draft, "wb") as file:
+    with replacing(self.path) as draft, open(draft, "wb") as file:
         np.savez(file, state=np.array(state), **arrays)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, self.path)
 
 
 def _storable(values) -> np.ndarray:
@@ -617,6 +615,45 @@ def jit_choice(
         return fixed_shapes and not recurrent
     return False if recurrent else "auto"
 
+# %% ../../nbs/models/06_training.ipynb #6d760ddb
+def trace_once(
+    network,  # a Keras model with one answer, compiled if it is to be trained; it is changed in place
+):  # the network
+    "Under TensorFlow, make `train_on_batch` and `predict_on_batch` trace once, whatever shapes will come."
+    tensorflow = import_keras().backend.backend() == "tensorflow"
+    if tensorflow and network.distribute_strategy.num_replicas_in_sync == 1:
+        train, answer = (_open_step(network, step) for step in (network.train_step, network.predict_step))
+        network.train_function = lambda batches: train(next(iter(batches)))
+        network.predict_function = lambda batches: answer(batches[0])
+    return network
+
+# %% ../../nbs/models/06_training.ipynb #c30e9d00
+def _open_step(network, step):
+    "A step of Keras as one graph for batches of all shapes."
+    import tensorflow as tf
+
+    graph = tf.function(step, reduce_retracing=True, autograph=False, jit_compile=network.jit_compile)
+
+    def run(batch):
+        if not graph.experimental_get_tracing_count():
+            graph.get_concrete_function(_open_types(network, *batch))
+        return graph(batch)
+
+    return run
+
+
+def _open_types(network, inputs, *targets) -> tuple:
+    "The types of a batch, without the lengths that vary."
+    import tensorflow as tf
+
+    def of(tensor, values):
+        open_ = {0} | {i for i, length in enumerate(tensor.shape) if length is None}
+        shape = [None if i in open_ else length for i, length in enumerate(np.shape(values))]
+        return tf.TensorSpec(shape, np.asarray(values).dtype)
+
+    asked = [None if values is None else of(network.output, values) for values in targets]
+    return import_keras().tree.map_structure(of, network.input, inputs), *asked
+
 # %% ../../nbs/models/06_training.ipynb #1878be2d
 def memory_table(
     network,  # a compiled Keras model made of `keras.Input`
@@ -680,21 +717,10 @@ def tune_network(
     progress: bool = True,  # show a bar
 ):  # an Optuna study; `best_params` are the parameters to take
     "Look for good parameters; trials worse than the median after an epoch are stopped (pruned)."
-    import optuna
+    from optuna.pruners import MedianPruner
 
-    with _quiet(optuna):
-        study = optuna.create_study(
-            storage=f"sqlite:///{storage}" if storage and "://" not in str(storage) else storage,
-            study_name=name,
-            direction="maximize" if maximize else "minimize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        )
-        done = _done(study)
-        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-        if missing := max(n_trials - done, 0):
-            study.optimize(_objective(fit, space), n_trials=missing, show_progress_bar=progress)
-    return study
+    value, pruner = _objective(fit, space), MedianPruner(n_startup_trials=3)
+    return run_study(value, name, n_trials, storage, maximize, seed, progress, pruner)
 
 # %% ../../nbs/models/06_training.ipynb #e32c99c6
 def _objective(fit, space):
@@ -711,22 +737,6 @@ def _objective(fit, space):
         return fit(space(trial), report)
 
     return value
-
-
-def _done(study) -> int:
-    "How many trials have ended; one that was killed has not."
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
-
-
-@contextmanager
-def _quiet(optuna):
-    "No line for each trial: the bar tells."
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 # %% ../../nbs/models/06_training.ipynb #12a00f5b
 def plot_trials(

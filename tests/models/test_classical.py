@@ -47,6 +47,7 @@ from seqbook.models.classical import (
     make_regressor,
     plot_importances,
     read_manifest,
+    replacing,
     save_model,
     simple_counts,
     tune,
@@ -681,3 +682,13 @@ def test_published_table_of_visits(real_data):
     for name, least in (("lightgbm", 0.89), ("logistic", 0.86)):
         model = make_classifier(name).fit(table.iloc[train], label[train])
         assert roc_auc_score(label[test], model.predict_proba(table.iloc[test])[:, 1]) > least
+
+
+def test_what_is_not_written_to_the_end_leaves_the_old_file(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as draft:
+        draft.write_text("old")
+    with pytest.raises(OSError, match="disk"), replacing(path) as draft:
+        draft.write_text("half")
+        raise OSError("the disk is full")
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]

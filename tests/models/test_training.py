@@ -27,6 +27,7 @@ from seqbook.models.training import (
     precision,
     profile_steps,
     run_epochs,
+    trace_once,
     tune_network,
 )
 
@@ -460,3 +461,38 @@ def test_a_fit_goes_on_with_other_backends(backend, tmp_path):
 
 def test_xla_is_not_the_default_of_recurrent_networks():
     assert jit_choice(recurrent=True) in (False, "auto")
+
+
+def varied(seed=0):
+    """Batches of many shapes, with weights."""
+    rng = np.random.default_rng(seed)
+    for rows, width in [(16, 6), (9, 6), (16, 4), (1, 1), (30, 11)]:
+        x = rng.integers(0, 5, (rows, width)).astype("int32")
+        y = (x == 1).any(axis=1, keepdims=True).astype("float32")
+        yield x, y, rng.random(rows).astype("float32")
+
+
+def test_traced_once_it_learns_and_answers_the_same():
+    plain, once = make_network(), trace_once(make_network())
+    for batch in varied():
+        assert once.train_on_batch(*batch) == pytest.approx(plain.train_on_batch(*batch), abs=1e-6)
+        once.train_on_batch(*batch[:2]), plain.train_on_batch(*batch[:2])
+    for a, b in zip(variables_of(once), variables_of(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for x, *_ in varied(1):
+        np.testing.assert_allclose(once.predict_on_batch(x), plain.predict_on_batch(x), atol=1e-5)
+
+
+def test_traced_once_is_traced_once():
+    keras, found = import_keras(), []
+
+    def loss(y, p):
+        found.append(1)
+        return keras.losses.binary_crossentropy(y, p)
+
+    network = make_network()
+    network.compile(make_optimizer(), loss, jit_compile=False)
+    trace_once(network)
+    for batch in varied():
+        network.train_on_batch(*batch)
+    assert len(found) == 1
