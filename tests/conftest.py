@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["evaluation/rectools_values.py"]  # a script for an environment of its own
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
