@@ -45,6 +45,7 @@ from seqbook.data.events import (
 from .data.sequences import UNKNOWN, SequenceEncoder
 from .data.tasks import TASKS, Churn, Examples, TimeSplit, check_learnable
 from seqbook.evaluation.metrics import (
+    LOWER_IS_BETTER,
     MIN_COUNT,
     choose_threshold,
     compare_models,
@@ -1280,7 +1281,8 @@ class _Telling:
         for note in found.notes:
             self.console.print(note)
         if found.scores["value"].notna().any():
-            cells = found.table().apply(
+            wide = self.console.width >= 110
+            cells = found.table(None if wide else [found.metric]).apply(
                 lambda column: column.str.replace(r" \(|\), |\)$", "\n", regex=True).str.strip()
             )
             self._show("Test part, with 95 % intervals", cells.rename_axis("").reset_index())
@@ -1596,7 +1598,18 @@ def _compare_models(folder, config, names, baseline, parts, events, jobs, progre
     how |= {"folder": folder / "cells", "progress": progress, "protocol": given, "baseline": baseline}
     return compare(models, parts.examples, split, **how)
 
-# %% ../nbs/job.ipynb #128903d5
+# %% ../nbs/job.ipynb #c2fe9170
+def _winner(found) -> str:
+    "The best of the models; the truth is none of them."
+    values = (
+        found.scores[found.scores["metric"] == found.metric]
+        .set_index("model")["value"]
+        .drop(TRUTH, errors="ignore")
+    )
+    lower = found.metric in LOWER_IS_BETTER
+    return values.index[0] if values.isna().all() else values.idxmin() if lower else values.idxmax()
+
+
 def _write_comparison(folder, config, found, events, cleaning, parts):
     "The comparison as a page, as Markdown, as LaTeX and as JSON; each file whole or not at all."
     import matplotlib.pyplot as plt
@@ -1606,7 +1619,7 @@ def _write_comparison(folder, config, found, events, cleaning, parts):
     drawn = reports.plot_funnel(events[USER], events[BEHAVIOR])
     figures = [("Funnel", "From the first contact to the purchase, in the whole cleaned log.", drawn)]
     tables = [("The parts", _parts_table(parts)), ("Cleaning", _cleaning_table(cleaning))]
-    how = {"overwrite": True, "figures": figures, "tables": tables}
+    how = {"overwrite": True, "figures": figures, "tables": tables, "headline": _winner(found)}
     found.to_html(folder / "comparison.html", _title(config), **how)
     plt.close(drawn.figure)
     texts = {"md": found.to_markdown(), "tex": found.to_latex(), "json": found.to_json()}

@@ -375,7 +375,7 @@ def test_compare_goes_on_where_a_model_fails(path, tmp_path, monkeypatch):
     monkeypatch.setattr("seqbook.models.classical.MajorityClassifier.fit", fails)
     result = call("compare", path, "--models", MODELS, "--cutoffs", 5, "--out", tmp_path / "c")
     assert result.exit_code == 0 and "majority failed" in result.stdout and "counts" in result.stdout
-    message = mistake("compare", path, "--models", "majority", "--cutoffs", 5, "--out", tmp_path / "d")
+    message = mistake("compare", path, "--models", "majority", "--cutoffs", 5, "--out", tmp_path / "d", "-q")
     assert "every model failed" in message and "out of luck" in message
 
 

@@ -890,7 +890,8 @@ def _threshold_of(model, fold: _Fold) -> float:
     y = fold.valid.label
     if too_small(y, classes):
         return 0.5
-    return choose_threshold(y, _ask(model, fold.kind, _unlabelled(fold.valid), y), classes)
+    proba = _ask(model, fold.kind, _unlabelled(fold.valid), y)
+    return choose_threshold(y, proba, classes) if np.ptp(proba[:, 1]) > 0 else 0.5
 
 # %% ../../nbs/evaluation/02_reports.ipynb #73eb5458
 def _size(model) -> float:  # bytes; NaN where a model can be neither saved nor pickled
@@ -1388,16 +1389,17 @@ def to_html(
     path=None,  # of a file; None: only the text
     title: str = "Which model is better?",
     overwrite: bool = False,  # whether an existing file may be replaced
+    headline: str | None = None,  # the model on the cards; the best one if not given
     figures=(),  # more figures, as in `report_html`
     tables=(),  # more tables, as in `report_html`
 ) -> str:  # the page; with a path, the path of its file
     "The comparison as one page that fetches nothing. Raises `ReportExistsError` where the file exists."
-    drawn = self._figures()
+    drawn, headline = self._figures(), headline or self._first()
     parts = (title, self.protocol, self.scores, [*drawn, *figures], [*self._tables(), *tables], self.notes)
     try:
         if path is None:
-            return report_html(*parts, headline=self._first())
-        return write_report(path, *parts, overwrite=overwrite, headline=self._first())
+            return report_html(*parts, headline=headline)
+        return write_report(path, *parts, overwrite=overwrite, headline=headline)
     finally:
         for _, _, axes in drawn:
             plt.close(axes.figure)
@@ -1426,11 +1428,15 @@ def _figures(self: Comparison) -> list:
 
 @patch
 def _tables(self: Comparison) -> list:
-    cells = self.cells.assign(size=[_bytes(size) for size in self.cells["size"]]).drop(columns="kept")
-    return [
-        ("All models", self.table()),
-        ("Cells", cells if cells["error"].any() else cells.drop(columns="error")),
-    ]
+    names = {
+        "fit_seconds": "fit (s)",
+        "score_seconds": "score (s)",
+        "size": "size",
+        self.metric: _named(self.metric),
+    }
+    cells = self.cells.assign(size=[_bytes(size) for size in self.cells["size"]])
+    columns = ["model", "split", *names, *(["error"] if cells["error"].any() else [])]
+    return [("Scores and costs", self.table()), ("Cells", cells[columns].rename(columns=names))]
 
 # %% ../../nbs/evaluation/02_reports.ipynb #7c6fd49a
 @patch
@@ -1549,7 +1555,7 @@ def _compared_facts(models, task, examples, splits, parts, cells, how, given) ->
         "task": {"name": examples.task, "asked": examples.target, **params},
         "cutoffs": f"{len(np.unique(cutoffs)):,}, {_when(cutoffs)}",
         "split": _split_facts(splits),
-        "parts": [_part_facts(name, index, examples) for name, index in parts.items()],
+        "parts": {name: _part_facts(index, examples) for name, index in parts.items()},
         "models": {name: _said(model) for name, model in models.items()},
         "seeds": {"bootstrap": how["seed"]}
         | {n: s for n, m in models.items() if (s := _seed(m)) is not None},
@@ -1582,11 +1588,10 @@ def _split_facts(splits) -> dict:
     }
 
 
-def _part_facts(name, index, examples) -> str:
+def _part_facts(index, examples) -> str:
     "How many examples each part of a split has, and when they ask."
     names = ("training", "validation", "test") if len(index) == 3 else ("training", "test")
-    texts = (f"{part} {_when(examples.cutoff[rows])}" for part, rows in zip(names, index, strict=True))
-    return f"{name}: {'; '.join(texts)}"
+    return "; ".join(f"{part} {_when(examples.cutoff[i])}" for part, i in zip(names, index, strict=True))
 
 
 def _when(cutoffs) -> str:
