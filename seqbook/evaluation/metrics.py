@@ -17,10 +17,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #79ee004c
+# %% ../../nbs/evaluation/01_metrics.ipynb #97a60d30
 METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss")
 REGRESSION_METRICS = ("mae", "rmse", "wape", "bias", "spearman", "gini")
-LOWER_IS_BETTER = ("brier", "log_loss", "mae", "rmse", "wape")
+LOWER_IS_BETTER = ("brier", "log_loss", "mae", "rmse", "wape", "gap_error", "log_gap_error")
 ZERO_IS_BEST = ("bias",)  # above it is as bad as below it
 MIN_COUNT = 30  # examples of the rarer class below which no metric is given
 MAX_UNDEFINED = 0.01  # share of resamples without a value above which no interval is given
@@ -924,9 +924,10 @@ def mean_metrics(
     scorer = _MeanScorer(values.to_numpy("float64"))
     return _score(_mean_case(values), scorer, _weights(sample_weight, len(values)))
 
-# %% ../../nbs/evaluation/01_metrics.ipynb #b6d0b91c
+# %% ../../nbs/evaluation/01_metrics.ipynb #f05d1a7b
 def compare_means(
     values: dict,  # name of a model -> its table, as for `mean_metrics`, the same examples in each
+    lower_is_better=(),  # names of metrics where less is better, beside those in LOWER_IS_BETTER
     baseline: str | None = None,  # the model that the others are compared with; the first if not given
     n_resamples: int = 1000,
     confidence: float = 0.95,
@@ -945,4 +946,7 @@ def compare_means(
     case, weights = _mean_case(first), _weights(sample_weight, len(first))
     scorers = {name: _MeanScorer(table.to_numpy("float64")) for name, table in values.items()}
     draws = _draws(case, scorers, weights, n_resamples, _group_codes(groups, len(first)), seed)
-    return _comparison(case, scorers, weights, draws, baseline, confidence)
+    table = _comparison(case, scorers, weights, draws, baseline, confidence)
+    turned = table["metric"].isin(set(lower_is_better) - set(LOWER_IS_BETTER))
+    other = table["verdict"].replace({"better": "worse", "worse": "better"})
+    return table.assign(verdict=table["verdict"].where(~turned, other))

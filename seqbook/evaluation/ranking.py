@@ -305,18 +305,19 @@ def list_serendipity(
     obvious = np.where(known > 0, (n_items + 1 - rank) / n_items, 0)
     return _list_means(rows, hits * np.maximum((n_items - places) / n_items - obvious, 0), n)
 
-# %% ../../nbs/evaluation/04_ranking.ipynb #10677d10
+# %% ../../nbs/evaluation/04_ranking.ipynb #bc9e37a3
 def gap_errors(
     observed,  # seconds to the next event, above or at 0
     predicted,  # the same, by a model
-) -> pd.DataFrame:  # one row an event: absolute (seconds), log (natural), within_2 (off by less than twice)
-    "How far off a predicted time is, for `compare_means`. Gaps count as 1 second at least."
+) -> pd.DataFrame:  # one row an event: gap_error (seconds), log_gap_error (natural log), within_2 (share)
+    "How far off a time is, for `compare_means`; within_2: off by at most a factor 2. Gaps are 1 s at least."
     observed, predicted = (np.asarray(part, "float64") for part in (observed, predicted))
     if observed.shape != predicted.shape or not (observed >= 0).all() or not (predicted >= 0).all():
         raise EvaluationError("pass a gap of 0 seconds or more, and a predicted one, for each event")
     log = np.abs(np.log(np.maximum(predicted, 1) / np.maximum(observed, 1)))
     within = (log <= np.log(2)).astype("float64")
-    return pd.DataFrame({"absolute": np.abs(predicted - observed), "log": log, "within_2": within})
+    apart = np.abs(predicted - observed)
+    return pd.DataFrame({"gap_error": apart, "log_gap_error": log, "within_2": within})
 
 # %% ../../nbs/evaluation/04_ranking.ipynb #724d2c67
 def perplexity(

@@ -329,7 +329,7 @@ def test_verdicts_know_which_way_is_better():
     bad = np.random.default_rng(0).permutation(p)
     table = compare_models({"true": p, "bad": bad, "same": p}, y, baseline="true", n_resamples=200)
     told = table.set_index(["model", "metric"])["verdict"]
-    assert set(LOWER_IS_BETTER) < {*METRICS, *REGRESSION_METRICS}
+    assert {*LOWER_IS_BETTER} - {*METRICS, *REGRESSION_METRICS} == {"gap_error", "log_gap_error"}
     assert (told["bad"][["roc_auc", "average_precision", "brier", "log_loss"]] == "worse").all()
     assert (told["same"] == "not clear").all() and (told["true"] == "").all()
     turned = compare_models({"true": p, "bad": bad}, y, baseline="bad", n_resamples=200)
@@ -771,6 +771,11 @@ def test_means_agree_with_the_other_comparisons():
     numbers = ["value", "low", "high", "difference", "difference_low", "difference_high"]
     np.testing.assert_allclose(means[numbers].astype(float), models[numbers].astype(float), atol=1e-12)
     assert (means["verdict"] == models["verdict"]).all()
+    renamed = [part.rename(columns={"brier": "my loss"}) for part in (table, other)]
+    mine = compare_means(dict(zip("ab", renamed, strict=True)), lower_is_better=["my loss"], **options)
+    assert mine["verdict"].tolist() == means["verdict"].tolist() and "worse" in set(mine["verdict"])
+    with_more = compare_means(dict(zip("ab", renamed, strict=True)), **options)["verdict"]
+    assert with_more.tolist() == means["verdict"].replace("worse", "better").tolist()
     assert mean_metrics(table, np.ones(400))["brier"] == pytest.approx(((p - y) ** 2).mean())
 
 

@@ -263,8 +263,11 @@ def test_perplexity_and_times():
     double = perplexity(np.log(np.r_[p, p[:50]]))
     assert perplexity(np.log(p), np.r_[np.full(50, 2), np.ones(50)]) == pytest.approx(double)
     table = gap_errors([0, 10, 100], [0, 21, 50])
-    assert table["within_2"].tolist() == [1, 0, 1] and table["absolute"].tolist() == [0, 11, 50]
-    assert table["log"].iloc[1] == pytest.approx(np.log(2.1))
+    assert table["within_2"].tolist() == [1, 0, 1] and table["gap_error"].tolist() == [0, 11, 50]
+    assert table["log_gap_error"].iloc[1] == pytest.approx(np.log(2.1))
+    seconds = rng.gamma(1, 100, size=300)
+    told = compare_means({"good": gap_errors(seconds, seconds + 1), "bad": gap_errors(seconds, 9 * seconds)})
+    assert (told.loc[told["model"] == "bad", "verdict"] == "worse").all()
 
 
 @pytest.mark.parametrize(
