@@ -622,6 +622,8 @@ def trace_once(
     "Under TensorFlow, make `train_on_batch` and `predict_on_batch` trace once, whatever shapes will come."
     tensorflow = import_keras().backend.backend() == "tensorflow"
     if tensorflow and network.distribute_strategy.num_replicas_in_sync == 1:
+        if hasattr(network, "optimizer") and not network.optimizer.built:
+            network.optimizer.build(network.trainable_variables)  # or else a second trace follows the first
         train, answer = (_open_step(network, step) for step in (network.train_step, network.predict_step))
         network.train_function = lambda batches: train(next(iter(batches)))
         network.predict_function = lambda batches: answer(batches[0])
