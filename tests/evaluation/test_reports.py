@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -887,6 +888,79 @@ def test_networks_go_one_by_one_and_others_as_memory_allows(asked, monkeypatch):
     assert reports._workers(None, fold, 100) == 8 and reports._workers(None, fold, 3) == 3
     memory.available = 0
     assert reports._workers(None, fold, 100) == 1 and reports._workers(5, fold, 100) == 5
+
+
+class Vandal(Lengths):
+    """Writes into everything that it is given."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        X.log["behavior"], X.label[:] = "view", 0
+        X.log.loc[:, "timestamp"] = pd.Timestamp("2000-01-01")
+        return self
+
+
+class Exits(Lengths):
+    """Takes its process with it."""
+
+    def fit(self, X, y):
+        os._exit(1)
+
+
+class Shy(Lengths):
+    """Cannot be sent to another process."""
+
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+def test_a_model_that_writes_into_its_examples_spoils_nothing(asked, found):
+    before = asked.log.copy()
+    models = {"vandal": Vandal(), "short": Lengths(), "long": Lengths(3.0)}
+    spoiled = compare(models, asked, RollingSplit(n_splits=2), baseline=found.baseline, **QUICK)
+    left = spoiled.scores[spoiled.scores["model"] != "vandal"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, found.scores)
+    pd.testing.assert_frame_equal(asked.log, before)
+
+
+def test_a_process_that_dies_is_named_and_the_comparison_goes_on(asked):
+    models = {"shy": Shy(), "exits": Exits(), "short": Lengths()}
+    options = QUICK | {"n_jobs": 2}
+    partly = compare(models, asked, TimeSplit(), **options)
+    assert any(note.startswith("exits failed on TimeSplit: its process was killed") for note in partly.notes)
+    assert "shy" in set(partly.scores["model"]) and not any("shy" in note for note in partly.notes)
+    models.pop("exits")
+    assert set(compare(models, asked, TimeSplit(), **options).scores["model"]) == {"shy", "short"}
+
+
+@pytest.mark.parametrize("every", ["0d", "-7d", "soon", "", "1s"])
+def test_periods_that_cannot_be_are_refused(found, every):
+    with pytest.raises(EvaluationError, match="duration|longer"):
+        found.over_time(every)
+    with pytest.raises(EvaluationError, match="no answer"):
+        Comparison.from_json(found.to_json()).over_time("7d")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_changed_value_is_other_data(asked, data):
+    some = reports._visible(asked[np.arange(40)], asked.classes)
+    digest = reports._examples_digest(some)
+    assert reports._examples_digest(dataclasses.replace(some, log=some.log.copy())) == digest
+    row = data.draw(st.integers(0, len(some.log) - 1))
+    name = data.draw(st.sampled_from(list(some.log.columns)))
+    log = some.log.copy()
+    value = log[name].iloc[row]
+    if name == "timestamp":
+        other = value - pd.Timedelta("1us")
+    else:
+        other = value + 1 if pd.api.types.is_number(value) else "x"
+    log.iloc[row, log.columns.get_loc(name)] = other
+    assert reports._examples_digest(dataclasses.replace(some, log=log)) != digest
+    labels = some.label.copy()
+    i = data.draw(st.integers(0, len(labels) - 1))
+    labels[i] = 1 - labels[i]
+    assert reports._examples_digest(dataclasses.replace(some, label=labels)) != digest
 
 
 # ---- compare: how it is told
