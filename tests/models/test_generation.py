@@ -536,49 +536,45 @@ KILLED = """
     def counting(self):
         write(self)
         count[0] += 1
-        if count[0] == {after}:
+        if count[0] == 4:
             os.kill(os.getpid(), signal.SIGKILL)
     training.Checkpoint._write = counting
     model = EventGenerator(**SMALL, checkpoint={path!r}, checkpoint_every=2)
-    model.fit(make(), validation=(make(seed=1), END), end=END).save({saved!r})
+    model.fit(make(), validation=(make(seed=1), END), end=END)
 """
 
 
 def test_a_killed_fit_goes_on_to_the_same_end(fitted, tmp_path):
     model, X = fitted
-    names = {
-        "folder": os.path.dirname(__file__),
-        "path": str(tmp_path / "state"),
-        "saved": str(tmp_path / "out"),
-    }
-
-    def run(after):
-        code = textwrap.dedent(KILLED.format(**names, after=after))
-        return subprocess.run([sys.executable, "-c", code], env={**os.environ}).returncode
-
-    assert run(4) == -signal.SIGKILL
-    assert run(-1) == 0
-    resumed = EventGenerator.load(tmp_path / "out")
+    code = textwrap.dedent(KILLED.format(folder=os.path.dirname(__file__), path=str(tmp_path)))
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    resumed = EventGenerator(**SMALL, checkpoint=tmp_path, checkpoint_every=2)
+    resumed.fit(X, validation=(make(seed=1), END), end=END)
     pd.testing.assert_frame_equal(resumed.history_, model.history_, rtol=1e-4)
     assert resumed.score(X, END) == pytest.approx(model.score(X, END), abs=1e-4)
     with pytest.raises(LogError, match="another fit"):
-        EventGenerator(**SMALL | {"seed": 5}, checkpoint=tmp_path / "state").fit(X, end=END)
+        EventGenerator(**SMALL | {"seed": 5}, checkpoint=tmp_path).fit(X, end=END)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_jax_trains_the_same_generator(fitted, tmp_path):
+    """One batch an epoch, since JAX compiles each shape anew; more epochs, for as many steps."""
     code = f"""
         import sys
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from test_generation import END, SMALL, make
         from seqbook.models.generation import EventGenerator
-        EventGenerator(**SMALL).fit(make(), validation=(make(seed=1), END), end=END).save({str(tmp_path)!r})
+        options = SMALL | {{"batch_size": 1000, "epochs": 15, "learning_rate": 0.01}}
+        model = EventGenerator(**options).fit(make(), validation=(make(seed=1), END), end=END)
+        model.save({str(tmp_path)!r})
     """
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "KERAS_BACKEND": "jax"}, check=True
     )
     other, (model, X) = EventGenerator.load(tmp_path), fitted
-    assert other.score(X, END) == pytest.approx(model.score(X, END), abs=0.3)
+    losses = other.history_["val_loss"]
+    assert losses.min() < losses.iloc[0] - 0.03
+    assert other.score(X, END) == pytest.approx(model.score(X, END), abs=0.1)
 
 
 def test_memory_points_at_items_of_the_past():
