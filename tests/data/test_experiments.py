@@ -193,6 +193,30 @@ def test_the_response_is_a_trait_and_the_log_shows_some_of_it(shop):
     assert rate["sure thing"] > rate["persuadable"] > rate["lost cause"]
 
 
+@pytest.mark.parametrize("offer", list(OFFERS))
+def test_each_response_means_what_it_says(shop, offer):
+    truth = offer_truth(shop, CUTOFF, offer=offer)
+    by = {name: group for name, group in truth.groupby("response")}
+    assert (by["persuadable"]["uplift"] > 0).all() and (by["sleeping dog"]["uplift"] < 0).all()
+    assert (by["persuadable"]["spend_with"] > by["persuadable"]["spend_without"]).all()
+    for same in ("sure thing", "lost cause"):
+        assert np.allclose(by[same]["uplift"], 0) and np.allclose(
+            by[same]["spend_with"], by[same]["spend_without"]
+        )
+    contact, share = OFFERS[offer].contact, OFFERS[offer].share
+    assert np.allclose(by["lost cause"]["cost"], contact)
+    for payer in ("persuadable", "sure thing", "sleeping dog"):
+        assert np.allclose(by[payer]["cost"], contact + share * by[payer]["spend_with"])
+
+
+def test_arms_know_nothing_of_the_response(shop, users):
+    response = offer_truth(shop, CUTOFF)["response"]
+    for seed in range(4):
+        share = pd.Series(offer_campaign(shop, CUTOFF, "1d", seed=seed)["treated"]).groupby(response).mean()
+        size = response.value_counts()[share.index]
+        assert (abs(share - 0.5) < 4.5 * 0.5 / np.sqrt(size)).all()
+
+
 def test_arms_by_share_by_array_and_by_series(shop, users):
     chance = np.linspace(0, 1, len(users))
     table = offer_campaign(shop, CUTOFF, treated=chance, seed=3)
