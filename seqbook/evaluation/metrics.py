@@ -391,8 +391,16 @@ def _check_options(predictions, baseline, n_resamples, confidence):
         )
     if baseline is not None and baseline not in predictions:
         raise EvaluationError(f"the baseline {baseline!r} is not among the models {list(predictions)}")
+    _check_resampling(n_resamples, confidence)
+
+
+def _check_resampling(n_resamples, confidence):
     if n_resamples < 100:
         raise EvaluationError(f"n_resamples is {n_resamples}; an interval needs at least 100, better 1,000")
+    _check_confidence(confidence)
+
+
+def _check_confidence(confidence):
     if not 0 < confidence < 1:
         raise EvaluationError(f"confidence is {confidence}; pass a share between 0 and 1, such as 0.95")
 
@@ -649,6 +657,7 @@ def wilson_interval(
     confidence: float = 0.95,
 ) -> tuple:  # low, high
     "Interval of a share (Wilson 1927); unlike the usual one it stays inside [0, 1] and holds near 0."
+    _check_confidence(confidence)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     successes, n = np.asarray(successes, "float64"), np.asarray(n, "float64")
     middle = (successes + z**2 / 2) / (n + z**2)
@@ -680,17 +689,16 @@ def expected_calibration_error(
     classes=None,  # labels in the order of the columns
     n_bins: int = 10,  # bins of equal counts
 ) -> float:
-    """Mean distance of promised and observed shares over bins (Naeini et al. 2015), and over classes.
+    """Mean distance of promised and observed shares over bins (Naeini et al. 2015).
+
+    Of two classes that of the second; of more the mean over all, each against the rest (Kull et al. 2019).
 
     It is above 0 even for true probabilities, by chance alone, the more the fewer examples a bin has."""
     codes, proba, classes = check_predictions(y, proba, classes)
     if not len(codes):
         return float("nan")
-    names = classes.tolist()[1:] if len(classes) == 2 else classes.tolist()
-    tables = [
-        reliability_bins(codes, proba, None, n_bins, c)
-        for c in range(len(classes) - len(names), len(classes))
-    ]
+    first = 1 if len(classes) == 2 else 0
+    tables = [reliability_bins(codes, proba, None, n_bins, c) for c in range(first, len(classes))]
     return float(np.mean([np.average((t.observed - t.predicted).abs(), weights=t.n) for t in tables]))
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #727fdbac
@@ -866,6 +874,7 @@ def amount_bins(
     """What was promised and what came, from the lowest predictions to the highest.
 
     The intervals are those of a mean of many: rough where a few large amounts make a bin."""
+    _check_confidence(confidence)
     y, predictions = _check_amounts(y, {"model": predicted})
     predicted = predictions["model"]
     bins = pd.DataFrame({"bin": _bins(predicted, n_bins), "predicted": predicted, "y": y}).groupby("bin")
@@ -877,14 +886,16 @@ def amount_bins(
 def mase(
     y,  # true amounts, one an example
     predicted,  # predicted amounts
-    naive,  # a forecast without a model, such as the amount of the period before
-    sample_weight=None,  # weight of each example
+    y_train,  # amounts of a period before, already known when the model predicts
+    naive_train,  # a forecast of these without a model, such as the amounts of the period before them
+    sample_weight=None,  # weight of each example of y
 ) -> float:  # NaN where the naive forecast makes no error
-    "Mean absolute error divided by that of a naive forecast (Hyndman and Koehler 2006)."
-    y, checked = _check_amounts(y, {"model": predicted, "naive": naive})
+    "Mean absolute error divided by that of a naive forecast in the past (Hyndman and Koehler 2006)."
+    y, checked = _check_amounts(y, {"model": predicted})
+    known, naive = _check_amounts(y_train, {"naive": naive_train})
     weights = _weights(sample_weight, len(y))
-    model, simple = (weights @ np.abs(said - y) for said in checked.values())
-    return float(model / simple) if simple > 0 else float("nan")
+    total = weights.sum() * np.abs(naive["naive"] - known).sum() / max(len(known), 1)
+    return float(weights @ np.abs(checked["model"] - y) / total) if total > 0 else float("nan")
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #78e77bf8
 class _MeanScorer:
@@ -942,6 +953,11 @@ def compare_means(
     if len({*shapes.values()}) > 1:
         raise EvaluationError(
             f"the models have different examples or metrics: {shapes}; score the same ones with all"
+        )
+    unknown = [name for name in lower_is_better if name not in first]
+    if unknown:
+        raise EvaluationError(
+            f"lower_is_better names {unknown}, but the metrics are {list(first)}; pass a list of their names"
         )
     case, weights = _mean_case(first), _weights(sample_weight, len(first))
     scorers = {name: _MeanScorer(table.to_numpy("float64")) for name, table in values.items()}

@@ -79,8 +79,9 @@ def list_metrics(
 ) -> pd.DataFrame:  # one row a list: hit, precision, recall, ndcg, mrr and map at k
     """How right each list is. `mean_metrics` takes the means, `compare_lists` compares models.
 
-    Gains are 0 or 1. NDCG is divided by that of the best list for this user, MAP by the number of
-    relevant items. Shorter lists than k are filled with misses."""
+    Gains are 0 or 1. NDCG (Järvelin and Kekäläinen 2002) is divided by that of the best list for this user,
+    MAP by the number of relevant items: as ranx, and RecTools with `NDCG(divide_by_achievable=True)`.
+    Shorter lists than k are filled with misses."""
     k = _check_k(k)
     hits, wanted = _hits(recommended, relevant, k)
     places, found = np.arange(1, k + 1), hits.sum(axis=1)
@@ -192,7 +193,7 @@ def _ranks_within(code, score) -> np.ndarray:  # from the lowest score of the gr
 
 # %% ../../nbs/evaluation/04_ranking.ipynb #480424f8
 def sampled_ranks(
-    ranks,  # full ranks, among all items; whole numbers, or infinity
+    ranks,  # full ranks, among all items; whole numbers (break ties first), or infinity
     n_items: int,  # in the catalogue, the right one included
     n_sampled: int = 100,  # other items that are drawn
     seed: int = 0,
@@ -200,12 +201,13 @@ def sampled_ranks(
     "The ranks among a random sample of items, drawn from the full ranks (Krichene and Rendle 2020)."
     ranks = np.asarray(ranks, "float64")
     there = np.isfinite(ranks)
-    if not 0 <= n_sampled < n_items or (ranks[there] > n_items).any() or (ranks < 1).any():
+    whole = ((ranks[there] <= n_items) & (ranks[there] % 1 == 0)).all() and (ranks >= 1).all()
+    if not (0 <= n_sampled < n_items and whole):
         raise EvaluationError(
             f"n_sampled is {n_sampled} and n_items {n_items}; draw fewer than there are, "
-            "and give ranks from 1 to the number of items"
+            "and give whole ranks from 1 to the number of items"
         )
-    better = np.floor(ranks[there]).astype("int64") - 1
+    better = ranks[there].astype("int64") - 1
     drawn = np.random.default_rng(seed).hypergeometric(better, n_items - 1 - better, n_sampled)
     ranks = ranks.copy()
     ranks[there] = 1 + drawn

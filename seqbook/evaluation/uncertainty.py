@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control, rankdata
 
-from .metrics import EvaluationError, wilson_interval
+from seqbook.evaluation.metrics import (
+    MAX_UNDEFINED,
+    EvaluationError,
+    wilson_interval,
+    _check_confidence,
+    _check_resampling,
+)
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #1a1f1669
 class Interval(NamedTuple):
@@ -38,24 +44,34 @@ def _check_rows(arrays, groups) -> tuple[list, np.ndarray]:  # arrays, and the c
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #2480528a
 def bootstrap_interval(
-    statistic,  # function of the arrays: a number
+    statistic,  # function of the arrays: a number, or NaN where a resample has none
     *arrays,  # one row an example in each
     groups=None,  # a group for each row, such as its user: whole groups are drawn
     n_resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    "Percentile interval of any statistic; resamples without a value (NaN) are left out."
+    """Percentile interval of any statistic (Efron and Tibshirani 1993, chapter 13).
+
+    Resamples without a value are left out; of more than 1 % (`MAX_UNDEFINED`) low and high are NaN."""
+    _check_resampling(n_resamples, confidence)
     arrays, codes = _check_rows(arrays, groups)
+    rng = np.random.default_rng(seed)
+    draws = [statistic(*(a[rows] for a in arrays)) for rows in _drawn_rows(codes, n_resamples, rng)]
+    ends = (np.nan, np.nan)
+    if np.isnan(draws).mean() <= MAX_UNDEFINED:
+        ends = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(statistic(*arrays)), *map(float, ends))
+
+
+def _drawn_rows(codes, n_resamples: int, rng):
+    "For each resample the rows of the groups that were drawn"
     order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
-    starts, rng, draws = sizes.cumsum() - sizes, np.random.default_rng(seed), []
+    starts = sizes.cumsum() - sizes
     for _ in range(n_resamples):
         pick = rng.integers(len(sizes), size=len(sizes))
         ends = sizes[pick].cumsum()
-        rows = order[np.arange(ends[-1]) + np.repeat(starts[pick] - ends + sizes[pick], sizes[pick])]
-        draws.append(statistic(*(array[rows] for array in arrays)))
-    low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(statistic(*arrays)), float(low), float(high))
+        yield order[np.arange(ends[-1]) + np.repeat(starts[pick] - ends + sizes[pick], sizes[pick])]
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #f69492f5
 def _placements(yes, scores) -> tuple[np.ndarray, np.ndarray]:  # (models, n1): V; (models, n0): W
@@ -93,7 +109,9 @@ def delong(
     """ROC AUC with its interval, and the difference to the baseline with its interval and p-value.
 
     DeLong et al. (1988), by ranks (Sun and Xu 2014); with groups Obuchowski (1997). Normal intervals,
-    cut at 0 and 1: too narrow where an AUC is near 1 or there are few positives."""
+    cut at 0 and 1: too narrow where an AUC is near 1 or there are few positives. NaN where only one
+    example (or group) has a label."""
+    _check_confidence(confidence)
     baseline = _check_scores(scores, baseline)
     (y, *values), codes = _check_rows([y, *scores.values()], groups)
     yes = _check_labels(y, values)
@@ -149,6 +167,9 @@ def mcnemar(
 ) -> McNemar:
     "Exact test of McNemar (1947): a fair coin for each example that only one of them got right."
     (a, b), _ = _check_rows([right_a, right_b], None)
+    if not np.isin([a, b], (0, 1)).all():
+        raise EvaluationError("pass True or False for each example: was the model right?")
+    a, b = a == 1, b == 1
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return McNemar(only_a, only_b, float(p))
@@ -180,7 +201,7 @@ def conformal_limit(
     scores,  # how strange the true answer was, of examples that the model was not fitted on
     confidence: float = 0.9,
 ) -> float:  # inf where there are too few examples
-    "The strangeness that a new example stays below with at least this probability (Vovk et al. 2005)."
+    "The strangeness that a new example does not exceed with at least this probability (Vovk et al. 2005)."
     scores = np.sort(np.asarray(scores, "float64"))
     if scores.ndim != 1 or np.isnan(scores).any() or not 0 < confidence < 1:
         raise EvaluationError("pass a flat array of scores without NaN, and a confidence between 0 and 1")
@@ -195,7 +216,7 @@ def coverage_table(
     confidence: float = 0.95,  # of the interval of the coverage
 ) -> pd.DataFrame:  # index: 'all', then the groups; columns n, coverage, low, high and size (mean)
     "How often a prediction held the truth."
-    (inside,), _ = _check_rows([inside], groups)
+    (inside, *_), _ = _check_rows([inside] if size is None else [inside, size], groups)
     table = pd.DataFrame({"inside": inside.astype("float64"), "group": "all"})
     table["size"] = np.nan if size is None else np.asarray(size, "float64")
     parts = [table] if groups is None else [table, table.assign(group=np.asarray(groups))]

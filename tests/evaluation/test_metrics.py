@@ -748,15 +748,23 @@ def test_no_buyers_no_lift():
     assert len(lift_table([], np.zeros(0))) == 0
 
 
-def test_the_scaled_error_is_a_ratio():
+def test_the_scaled_error_is_a_ratio_to_the_errors_of_the_past():
     y, predicted = spenders(300)
-    naive = np.r_[0, y[:-1]]
-    ratio = skm.mean_absolute_error(y, predicted) / skm.mean_absolute_error(y, naive)
-    assert mase(y, predicted, naive) == pytest.approx(ratio)
-    assert mase(100 * y, 100 * predicted, 100 * naive) == pytest.approx(ratio)
-    assert mase(y, y, naive) == 0 and np.isnan(mase(y, predicted, y))
+    known, naive = y[::-1][:250] + 1, np.roll(y, 3)[:250]
+    ratio = skm.mean_absolute_error(y, predicted) / skm.mean_absolute_error(known, naive)
+    assert mase(y, predicted, known, naive) == pytest.approx(ratio)
+    assert mase(100 * y, 100 * predicted, 100 * known, 100 * naive) == pytest.approx(ratio)
+    assert mase(y, y, known, naive) == 0 and np.isnan(mase(y, predicted, known, known))
+    assert np.isnan(mase([], [], known, naive)) and np.isnan(mase(y, predicted, [], []))
     weights = np.r_[np.ones(200), np.zeros(100)]
-    assert mase(y, predicted, naive, weights) == pytest.approx(mase(y[:200], predicted[:200], naive[:200]))
+    some = mase(y[:200], predicted[:200], known, naive)
+    assert mase(y, predicted, known, naive, weights) == pytest.approx(some)
+
+
+def test_the_scaled_error_of_a_series():
+    """As Hyndman and Koehler define it: one step naive errors of the series before."""
+    series, future, forecast = [3.0, 5, 4, 8], [6.0, 9], [7.0, 7]
+    assert mase(future, forecast, series[1:], series[:-1]) == pytest.approx(1.5 / ((2 + 1 + 4) / 3))
 
 
 def test_means_agree_with_the_other_comparisons():
@@ -786,7 +794,11 @@ def test_means_agree_with_the_other_comparisons():
         (lambda: profit_curve([0, 1], [0.1, 0.2], [[0, np.nan], [1, 2]]), "2 by 2"),
         (lambda: lift_table([0, 1], [0.1, 0.2], n_bins=0), "n_bins"),
         (lambda: lift_table([0, 1, 2], np.eye(3)), "label="),
-        (lambda: mase([1, 2], [1, 2], [1]), "2 amounts but 1 predictions of 'naive'"),
+        (lambda: mase([1, 2], [1, 2], [1, 2], [1]), "2 amounts but 1 predictions of 'naive'"),
+        (lambda: compare_means({"a": pd.DataFrame({"x": [1.0]})}, "x loss"), "a list of their names"),
+        (lambda: compare_means({"a": pd.DataFrame({"x": [1.0]})}, ["y"]), r"names \['y'\]"),
+        (lambda: wilson_interval(1, 2, confidence=95), "such as 0.95"),
+        (lambda: amount_bins([1, 2], [1, 2], confidence=95), "such as 0.95"),
         (
             lambda: compare_means({"a": pd.DataFrame({"x": [1.0]}), "b": pd.DataFrame({"y": [1.0]})}),
             "different",

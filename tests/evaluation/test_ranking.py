@@ -289,6 +289,7 @@ def test_perplexity_and_times():
         (lambda: user_auc([0, 1], [1, np.nan], [1, 1]), "none missing"),
         (lambda: user_auc([0, 1], [1, 2], [1, None]), "none missing"),
         (lambda: sampled_ranks([1, 9], 8, 3), "number of items"),
+        (lambda: sampled_ranks([1, 2.5], 8, 3), "whole ranks"),
         (lambda: list_diversity([["a"]], pd.DataFrame({"x": [1]}, ["b"])), "no row for 'a'"),
         (lambda: perplexity([np.nan]), "none NaN"),
         (lambda: gap_errors([1, 2], [1]), "for each event"),

@@ -105,24 +105,29 @@ def test_the_bootstrap_draws_whole_groups(n, seed):
     values, users = rng.normal(size=n), rng.integers(max(1, n // 2), size=n)
     members = [np.flatnonzero(users == u) for u in pd.unique(users)]
     draws, again = [], np.random.default_rng(7)
-    for _ in range(50):
+    for _ in range(100):
         pick = again.integers(len(members), size=len(members))
         draws.append(np.median(np.concatenate([values[members[g]] for g in pick])))
-    found = bootstrap_interval(np.median, values, groups=users, n_resamples=50, seed=7)
+    found = bootstrap_interval(np.median, values, groups=users, n_resamples=100, seed=7)
     np.testing.assert_allclose(found, [np.median(values), *np.quantile(draws, [0.025, 0.975])], atol=1e-12)
 
 
 def test_rows_of_several_arrays_stay_together():
     rng = np.random.default_rng(0)
     x, users = rng.normal(size=200), rng.integers(30, size=200)
-    found = bootstrap_interval(lambda a, b: np.abs(a - b).max(), x, x, groups=users, n_resamples=50)
+    found = bootstrap_interval(lambda a, b: np.abs(a - b).max(), x, x, groups=users, n_resamples=100)
     assert found == (0, 0, 0)
 
 
 def test_resamples_without_a_value_are_left_out():
-    y = np.r_[np.ones(1), np.zeros(9)]
-    found = bootstrap_interval(lambda a: a.mean() if a.any() else np.nan, y, n_resamples=300)
-    assert found.value == 0.1 and found.low >= 0.1
+    def mean(y):
+        return y.mean() if y.any() else np.nan
+
+    few, fewer = np.repeat([1.0, 0.0], [6, 54]), np.repeat([1.0, 0.0], [1, 9])
+    found = bootstrap_interval(mean, few, n_resamples=300)
+    assert found.value == 0.1 and 0 < found.low < 0.1 < found.high
+    found = bootstrap_interval(mean, fewer, n_resamples=300)  # a third of the resamples has no value
+    assert found.value == 0.1 and np.isnan([found.low, found.high]).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,6 +206,9 @@ def test_coverage_by_group():
         (lambda: bootstrap_interval(np.mean, []), "at least 1"),
         (lambda: bootstrap_interval(np.mean, [1, 2], [1]), r"\[2, 1, 2\] rows"),
         (lambda: bootstrap_interval(np.mean, [1, 2], groups=[1, None]), "no missing group"),
+        (lambda: bootstrap_interval(np.mean, [1, 2], n_resamples=20), "at least 100"),
+        (lambda: bootstrap_interval(np.mean, [1, 2], confidence=95), "such as 0.95"),
+        (lambda: delong({"a": [0.1, 0.2]}, [0, 1], confidence=95), "such as 0.95"),
         (lambda: delong([0.1, 0.2], [0, 1]), "dict"),
         (lambda: delong({"a": [0.1, 0.2]}, [0, 1], "b"), "not among"),
         (lambda: delong({"a": [0.1, 0.2]}, [1, 1]), "some of each"),
@@ -208,11 +216,13 @@ def test_coverage_by_group():
         (lambda: delong({"a": [0.1, np.nan]}, [0, 1]), "NaN"),
         (lambda: delong({"a": [0.1]}, [0, 1]), "the same number"),
         (lambda: mcnemar([True], [True, False]), "the same number"),
+        (lambda: mcnemar([0.3, 1], [0, 1]), "True or False"),
         (lambda: correct_p_values([0.1, 1.2]), "between 0 and 1"),
         (lambda: correct_p_values([0.1], "bonferroni"), "'holm' or 'fdr'"),
         (lambda: conformal_limit([1.0, np.nan]), "without NaN"),
         (lambda: conformal_limit([1.0], 90), "between 0 and 1"),
         (lambda: coverage_table([True], groups=["a", "b"]), "the same number"),
+        (lambda: coverage_table([True, False], size=[1]), "the same number"),
     ],
 )
 def test_bad_input_says_what_to_do(call, says):
