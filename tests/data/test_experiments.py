@@ -133,6 +133,13 @@ def test_true_effects_are_the_mean_of_many_campaigns(shop, offer):
         assert abs(cost.sum(1).mean() - expected) <= 4.5 * cost.sum(1).std(ddof=1) / np.sqrt(plays) + 1e-9
 
 
+def test_shoppers_are_lost_on_the_way_as_computed():
+    fickle = simulate_shop(n_users=6000, n_items=50, seed=2, model=ShopModel(churn=(2.0, 1 / 12)))
+    truth, plays = offer_truth(fickle, CUTOFF)["chance_without"], 30
+    tables = [offer_campaign(fickle, CUTOFF, treated=0.0, seed=s)["purchase"] for s in range(plays)]
+    assert abs(distance(np.mean(tables, axis=0), truth, truth * (1 - truth) / plays)) < 4
+
+
 def test_open_visits_go_on_as_computed(shop):
     who, start, end = experiments._people(shop, CUTOFF, "3h")
     who.open, who.there = np.ones(len(who.state), bool), np.ones(len(who.state))  # as if all were in the shop
@@ -578,6 +585,20 @@ def test_a_policy_sees_sales_and_never_demand():
     np.testing.assert_array_equal(seen, sold.sales)
     changed = demand + 5 * sold.lost.astype(int)  # more of what was lost anyway
     np.testing.assert_array_equal(sell(changed, 4, level, lead_time=2).ordered, sold.ordered)
+
+
+@pytest.mark.parametrize("lead_time", [1, 2, 5])
+def test_a_policy_knows_what_is_on_order(lead_time):
+    orders, seen = np.random.default_rng(1).integers(0, 9, (20, 2)).astype(float), []
+
+    def policy(day, stock, coming, sales):
+        seen.append(coming)
+        return orders[day]
+
+    sell(np.zeros((20, 2)), 0, policy, lead_time)
+    for day, coming in enumerate(seen):  # ordered on an earlier evening, delivered on a later morning
+        still = [e for e in range(day) if e + lead_time > day]
+        np.testing.assert_array_equal(coming, orders[still].sum(axis=0))
 
 
 def test_new_items_start_on_their_day_and_only_rise_to_the_old_rate(shop):
