@@ -1268,7 +1268,9 @@ def _bytes(size) -> str:
 
 
 @patch
-def costs(self: Comparison) -> pd.DataFrame:  # index: models; seconds to fit, seconds to score, bytes
+def costs(
+    self: Comparison,
+) -> pd.DataFrame:  # index: models; seconds to fit, seconds to score, bytes
     "Means over the splits of what each model costs."
     names = ["fit_seconds", "score_seconds", "size"]
     return self.cells.groupby("model", sort=False)[names].mean()
