@@ -20,7 +20,18 @@ import pandas as pd
 # %% ../../nbs/evaluation/01_metrics.ipynb #97a60d30
 METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier", "log_loss")
 REGRESSION_METRICS = ("mae", "rmse", "wape", "bias", "spearman", "gini")
-LOWER_IS_BETTER = ("brier", "log_loss", "mae", "rmse", "wape", "gap_error", "log_gap_error")
+LOWER_IS_BETTER = (
+    "brier",
+    "log_loss",
+    "mae",
+    "rmse",
+    "wape",
+    "mape",
+    "mase",
+    "pinball",
+    "gap_error",
+    "log_gap_error",
+)
 ZERO_IS_BEST = ("bias",)  # above it is as bad as below it
 MIN_COUNT = 30  # examples of the rarer class below which no metric is given
 MAX_UNDEFINED = 0.01  # share of resamples without a value above which no interval is given

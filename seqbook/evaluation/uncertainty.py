@@ -217,6 +217,8 @@ def coverage_table(
 ) -> pd.DataFrame:  # index: 'all', then the groups; columns n, coverage, low, high and size (mean)
     "How often a prediction held the truth."
     (inside, *_), _ = _check_rows([inside] if size is None else [inside, size], groups)
+    if groups is not None and "all" in np.asarray(groups, object):
+        raise EvaluationError("a group is called 'all', as the row over all groups is; give it another name")
     table = pd.DataFrame({"inside": inside.astype("float64"), "group": "all"})
     table["size"] = np.nan if size is None else np.asarray(size, "float64")
     parts = [table] if groups is None else [table, table.assign(group=np.asarray(groups))]

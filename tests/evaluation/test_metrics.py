@@ -329,7 +329,8 @@ def test_verdicts_know_which_way_is_better():
     bad = np.random.default_rng(0).permutation(p)
     table = compare_models({"true": p, "bad": bad, "same": p}, y, baseline="true", n_resamples=200)
     told = table.set_index(["model", "metric"])["verdict"]
-    assert {*LOWER_IS_BETTER} - {*METRICS, *REGRESSION_METRICS} == {"gap_error", "log_gap_error"}
+    others = {*LOWER_IS_BETTER} - {*METRICS, *REGRESSION_METRICS}
+    assert others == {"mape", "mase", "pinball", "gap_error", "log_gap_error"}
     assert (told["bad"][["roc_auc", "average_precision", "brier", "log_loss"]] == "worse").all()
     assert (told["same"] == "not clear").all() and (told["true"] == "").all()
     turned = compare_models({"true": p, "bad": bad}, y, baseline="bad", n_resamples=200)
