@@ -54,10 +54,10 @@ from seqbook.models.fusion import (
 )
 from seqbook.models.networks import NextEventModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 
-METRICS = {
+METRICS = {  # the first one says which single model is the best
     "taobao": ["roc_auc", "average_precision", "log_loss"],
     "shop": ["roc_auc", "average_precision", "log_loss"],
-    "cdnow": ["mae", "rmse", "gini"],
+    "cdnow": ["rmse", "mae", "gini"],
     "shoppers": ["roc_auc", "average_precision", "log_loss"],
 }
 RUNS = Path(__file__).parent / "runs" / "comparison"
@@ -151,8 +151,8 @@ def cdnow(options) -> dict:
     members = [(name, single[name]) for name in ("rfm", "two-part", "tweedie", "lightgbm", "GRU")]
     fused = {
         "fused, equal weights": AverageRegressor(members),
-        "fused, fitted weights": AverageRegressor(members, "fitted", cv=IN_TIME),
-        "fused, stacked": StackedRegressor(members, cv=IN_TIME),
+        "fused, fitted weights": AverageRegressor(members, "fitted", cv=TimeSplit()),  # the last cutoff alone
+        "fused, stacked": StackedRegressor(members, cv=TimeSplit()),
     }
     return compared("cdnow", single | fused, examples, TimeSplit(test_from=str(last)), options)
 
@@ -160,15 +160,11 @@ def cdnow(options) -> dict:
 def compared(part: str, models: dict, examples, splits, options) -> dict:
     """The table of `compare`, with the best single model as the one that all are compared with."""
     models = {name: model for name, model in models.items() if not options.model or name in options.model}
-    how = {
-        "folder": options.folder / part,
-        "n_resamples": options.resamples,
-        "seed": options.seed,
-        "n_jobs": 1,
-    }
+    main = METRICS[part][0]
+    how = {"folder": options.folder / part, "n_resamples": options.resamples, "seed": options.seed}
+    how |= {"n_jobs": 1, "metric": main}
     found = compare(models, examples, splits, **how)
     known = [name for name in models if "fused" not in name and name != "best possible"]
-    main = METRICS[part][0]
     single = found.scores[(found.scores["metric"] == main) & found.scores["model"].isin(known)]
     least = main in ("mae", "rmse")
     best = single.loc[single["value"].idxmin() if least else single["value"].idxmax(), "model"]
@@ -405,7 +401,7 @@ def main():
     parser.add_argument("--folds", type=int, default=10, help="folds of Online Shoppers Intention")
     parser.add_argument("--epochs", type=int, default=20, help="of the networks, at most")
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS, help="numbers of labels of transfer")
-    parser.add_argument("--draws", type=int, default=5, help="draws of labels of transfer")
+    parser.add_argument("--draws", type=int, default=8, help="draws of labels of transfer")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap samples of users")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
