@@ -574,14 +574,19 @@ def test_networks_learn_a_ring(cls):
 # --- elsewhere ---
 
 
-@pytest.mark.parametrize("cls", [GRU4Rec, SASRec, BERT4Rec])
+@pytest.fixture(scope="module", params=[GRU4Rec, SASRec, BERT4Rec])
+def cosines(request, shoppers):
+    """A network whose scores are cosines."""
+    return request.param(**SMALL, temperature=0.2).fit(shoppers)
+
+
 @pytest.mark.parametrize("kind", ["savedmodel", "onnx", "litert"])
-def test_exported_models_answer_the_same(cls, kind, shoppers, tmp_path):
+def test_exported_models_answer_the_same(cosines, kind, shoppers, tmp_path):
     needs = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}.get(kind, ("tensorflow",))
     for package in needs:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'seqbook[serving]'")
-    model = cls(**SMALL, temperature=0.2).fit(shoppers)
+    model = cosines
     path = model.export(tmp_path / {"onnx": "m.onnx", "litert": "m.tflite"}.get(kind, "m"), format=kind)
     codes = model.serving_inputs(shoppers[:5])
     runner = {"onnx": run_onnx, "litert": run_litert}.get(kind, run_saved)
@@ -621,7 +626,8 @@ OTHER = """
     from seqbook.data.sequences import Sequences
     from seqbook.models import next_item
     X, found = Sequences.load(Path(sys.argv[1]) / "X.parquet"), {}
-    options = {"units": 8, "epochs": 2, "batch_size": 32, "max_length": 8, "loss": "sampled"}
+    options = {"units": 8, "max_length": 8, "loss": "sampled", "learning_rate": 0.01}
+    options |= {"epochs": 4, "batch_size": 1000}  # one batch an epoch: JAX compiles each shape anew
     for name in ("GRU4Rec", "SASRec", "BERT4Rec"):
         model = getattr(next_item, name).load(Path(sys.argv[1]) / name)
         trained = getattr(next_item, name)(**options, progress=False).fit(X)
@@ -648,7 +654,7 @@ def test_other_backends_answer_the_same_and_learn(backend, shoppers, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for name, (found, losses) in json.loads(done.stdout.splitlines()[-1]).items():
         np.testing.assert_allclose(found, scores(models[name], shoppers[:20]), atol=1e-5)
-        assert losses[1] < losses[0]
+        assert losses[-1] < losses[0] - 0.01
 
 
 def test_the_published_beauty_file_ranks_as_it_should(real_data):
