@@ -61,6 +61,7 @@ from seqbook.evaluation.metrics import (
     _check_amounts,
     _check_options,
     _comparison,
+    _difference,
     _draws,
     _flat,
     _group_codes,
@@ -69,6 +70,7 @@ from seqbook.evaluation.metrics import (
     _score,
 )
 from .ranking import ranking_metrics, _rank_table
+from .uncertainty import correct_p_values
 
 # %% ../../nbs/evaluation/02_reports.ipynb #b12e2a6e
 NAMES = {
@@ -174,7 +176,7 @@ def plot_funnel(
     ax.set_xlim(0, max(table["reached"].max(), 1) * 1.75)
     first, last = table.iloc[0], table.iloc[-1]
     share = last.reached / max(first.reached, 1)
-    title = f"{share:.1%} of the shoppers with a {first.behavior} go on to a {last.behavior}"
+    title = f"{share:.1%} of the shoppers with a {first.behavior} have every step up to a {last.behavior}"
     if len(table) == 1:
         title = f"{first.reached:,} shoppers with a {first.behavior}"
     return _finish(ax, title, "shoppers who did this and all the steps before", "")
@@ -223,7 +225,10 @@ def plot_precision_recall(
     ax.legend(title="average precision", frameon=False)
     title = f"A random pick is right {base:.1%} of the time; the curves show how much better a model picks"
     return _finish(
-        ax, title, f"recall (share of all {found!r} found)", "precision (share of picks that are right)"
+        ax,
+        title,
+        f"recall (share of the label {found!r} that is found)",
+        "precision (share of picks that are right)",
     )
 
 # %% ../../nbs/evaluation/02_reports.ipynb #459a3288
@@ -313,7 +318,9 @@ def plot_gains(
     y,  # true amounts, one an example
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
-    "The share of the amount that the first of a model's list hold, and the Gini, which is the area."
+    """The share of the amount that the first of a model's list hold, and the normalised Gini.
+
+    That is the area between a curve and the random order, as a share of that of the best order."""
     ax, (y, models) = _axes(ax), _check_amounts(y, _models(predictions))
     if not y.sum() > 0:
         raise EvaluationError("the amounts sum to 0 or less, so there is nothing to gain; take a longer log")
@@ -1230,14 +1237,26 @@ def _compare_scorers(scorers: dict, groups, how: dict) -> tuple:  # as `compare_
         baseline = _best({name: scorer(one)[0, at] for name, scorer in scorers.items()}, metric)
     codes = _group_codes(groups, len(groups))
     draws = _draws(case, scorers, one[0], how["n_resamples"], codes, how["seed"])
-    return _comparison(case, scorers, one[0], draws, baseline, how["confidence"]), baseline
+    table = _comparison(case, scorers, one[0], draws, baseline, how["confidence"])
+    metrics = pd.Series(case.metrics)
+    p_values = [_p_values(_difference(draws[name], draws[baseline], metrics)) for name in scorers]
+    table["p_value"] = np.where(table["difference_low"].isna(), np.nan, np.concatenate(p_values))
+    return table, baseline
+
+
+def _p_values(differences: np.ndarray) -> np.ndarray:  # (resamples, metrics) -> (metrics,)
+    """Two-sided p-values of no difference: twice the share of resamples on the rarer side of 0.
+
+    Davison and Hinkley (1997), chapter 4; never below 2 / (resamples + 1)."""
+    rarer = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
+    return np.minimum(1, 2 * (1 + rarer) / (1 + np.isfinite(differences).sum(axis=0)))
 
 # %% ../../nbs/evaluation/02_reports.ipynb #551e6d4c
 @dataclass(eq=False, repr=False)
 class Comparison:
     "What `compare` found: scores with intervals, cells with their costs, and the protocol of both."
 
-    scores: pd.DataFrame  # a row a model and metric, as `compare_models` gives it: means over the splits
+    scores: pd.DataFrame  # a row a model and metric: as `compare_models`, and p_value; means over splits
     cells: pd.DataFrame  # a row a model and split: seconds, bytes, error, and each metric
     protocol: dict  # data, task, cutoffs, split, seeds, models, versions, machine
     metric: str  # the one that matters
@@ -1314,7 +1333,9 @@ def plot(
     metric: str | None = None,  # the main one if not given
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
-    "A forest: the difference of each model to the baseline. An interval that leaves out 0 is certain."
+    """A forest: the difference of each model to the baseline, with the interval of each by itself.
+
+    The title counts the differences with p < 0.05 after Holm's correction (1979) for all that are drawn."""
     metric = metric or self.metric
     rows = self.scores[self.scores["metric"] == metric].dropna(subset="difference").set_index("model")
     if rows.empty:
@@ -1324,8 +1345,8 @@ def plot(
     rows = rows.assign(value=rows["difference"], low=rows["difference_low"], high=rows["difference_high"])
     _dots(ax, rows, list(rows.index))
     ax.axvline(0, color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
-    certain = rows["verdict"].isin(["better", "worse"]).sum()
-    title = f"{certain} of {len(rows)} models differ for certain from {self.baseline}"
+    clear = (correct_p_values(rows["p_value"]) < 0.05).sum()
+    title = f"{clear} of {len(rows)} differ clearly from {self.baseline} (corrected for all comparisons)"
     better = "left" if metric in LOWER_IS_BETTER + ZERO_IS_BEST else "right"
     return _finish(ax, title, f"difference in {_named(metric)} ({better} is better)", "")
 
@@ -1454,7 +1475,10 @@ def _figures(self: Comparison) -> list:
     metrics = [name for name in dict.fromkeys(found["metric"]) if name in SHOWN or "@" in name]
     drawn = [("Metrics", "Means over the splits, with intervals.", plot_metrics(found, metrics))]
     if found.loc[found["metric"] == self.metric, "difference"].notna().any():
-        caption = f"Paired differences to {self.baseline}, with intervals."
+        caption = (
+            f"Paired differences to {self.baseline}. Each interval is that of one model by itself; the title "
+            "counts the differences with p < 0.05 after Holm's correction for all of them."
+        )
         drawn.insert(0, ("Differences", caption, self.plot()))
     return drawn
 
@@ -1593,6 +1617,7 @@ def _compared_facts(models, task, examples, splits, parts, cells, how, given) ->
         "seeds": {"bootstrap": how["seed"]}
         | {n: s for n, m in models.items() if (s := _seed(m)) is not None},
         "intervals": f"{how['confidence']:.0%}, {how['n_resamples']:,} bootstrap samples of users",
+        "test asked": "all cutoffs at once" if _asked_at_once(parts, cutoffs) else "cutoff by cutoff",
         **({"places that count": how["k"]} if _kind(examples) == "ranks" else {}),
         **{name: fact for name, fact in given.items() if name != "data"},
         **run_environment(),
@@ -1610,6 +1635,11 @@ def _seed(model):
     "The first seed in a model or in what is in it."
     seeds = (getattr(part, name, None) for part in _nested(model) for name in ("seed", "random_state"))
     return next((seed for seed in seeds if isinstance(seed, int | np.integer)), None)
+
+
+def _asked_at_once(parts, cutoffs) -> bool:
+    "Whether the test of some split has too many cutoffs to ask one by one."
+    return any(len(np.unique(cutoffs[index[-1]])) > MOMENTS for index in parts.values())
 
 
 def _split_facts(splits) -> dict:
@@ -1806,21 +1836,24 @@ def plot_segments(
     if len(reference):
         ax.axvline(reference["value"].iloc[0], color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
     apart = rows["verdict"].isin(["better", "worse"])
-    title = f"{apart.sum()} of {len(rows)} segments differ for certain from the line"
+    others = (rows["verdict"] != "").sum()
+    title = f"{apart.sum()} of {others} segments differ clearly from the line, each by itself"
     return _finish(ax, title, _named(metric), "segment (examples)")
 
 # %% ../../nbs/evaluation/02_reports.ipynb #a46dec0a
 def fairness_gaps(
     table: pd.DataFrame,  # what `by_segment` gives
     metrics=("recall", "precision", "roc_auc", "brier"),
-) -> pd.DataFrame:  # a row a metric: best and worst segment, gap to the reference with interval
-    "For each metric the segment furthest below the reference, and the gap with its interval."
+) -> pd.DataFrame:  # a row a metric: the worst segment, its value, and its gap with interval
+    """For each metric the segment that does worst against the reference, and the gap with its interval.
+
+    The worst of many segments was chosen by its gap; the interval is not corrected for that."""
     rows = []
     for metric in [name for name in metrics if name in set(table["metric"])]:
         part = table[(table["metric"] == metric) & table["difference"].notna()]
         if part.empty:
             continue
-        sign = -1 if metric in LOWER_IS_BETTER else 1
+        sign = -1 if metric in LOWER_IS_BETTER + ZERO_IS_BEST else 1
         row = part.loc[(sign * part["difference"]).idxmin()]
         names = ["segment", "value", "difference", "difference_low", "difference_high", "verdict"]
         rows.append({"metric": metric, **row[names]})
@@ -1868,9 +1901,8 @@ def plot_learning_curve(
     most = rows["users"].max()
     last = rows[rows["users"] == most].set_index("model")["value"].to_dict()
     best = _best(last, metric) if last else "no model"
-    return _finish(
-        ax, f"With {most:,} users, {best} is best", "users in training (log scale)", _named(metric)
-    )
+    title = f"With {most:,} users, {best} has the best {_named(metric)}"
+    return _finish(ax, title, "users in training (log scale)", _named(metric))
 
 # %% ../../nbs/evaluation/02_reports.ipynb #f61f1965
 MOST_PERIODS = 1000  # of a line over time
@@ -1904,7 +1936,7 @@ def plot_drift(
     metric: str,
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
-    "A metric period after period, with intervals; full marks differ for certain from the first period."
+    "A metric by period, with intervals; full marks differ clearly from the first, each by itself."
     rows = table[table["metric"] == metric].sort_values("start")
     ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")[1] if ax is None else ax
     bars = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
@@ -1915,6 +1947,6 @@ def plot_drift(
     ax.plot(changed["start"], changed["value"], "o", color=COLOURS[0], markersize=8, zorder=5)
     some = rows["start"].iloc[:: -(-len(rows) // 8)]
     ax.set_xticks(some, [f"{start:%d %b}" for start in some])
-    worse, known = (rows["verdict"] == "worse").sum(), rows["value"].notna().sum()
-    title = f"{worse} of {known} periods are worse for certain than the first"
+    worse, known = (rows["verdict"] == "worse").sum(), (rows["verdict"] != "").sum()
+    title = f"Clearly worse than the first period: {worse} of {known} later ones"
     return _finish(ax, title, "cutoff (UTC)", _named(metric))

@@ -534,13 +534,17 @@ def one_split(examples):
     return next(TimeSplit("2024-02-10").split(examples))
 
 
+def same_scores(found, table):
+    pd.testing.assert_frame_equal(found.scores.drop(columns="p_value"), table)
+
+
 def test_one_split_of_classes_is_compare_models(asked):
     models, (train, test) = {"short": Lengths(), "long": Lengths(3.0)}, one_split(asked)
     found = compare(models, asked, [(train, test)], baseline="short", **QUICK)
     said = {n: m.fit(asked[train], asked.label[train]).predict_proba(asked[test]) for n, m in models.items()}
     part = asked[test]
     options = dict(baseline="short", n_resamples=100, groups=part.ids, min_count=5)
-    pd.testing.assert_frame_equal(found.scores, compare_models(said, part.label, part.classes, **options))
+    same_scores(found, compare_models(said, part.label, part.classes, **options))
 
 
 def test_one_split_of_amounts_is_compare_regressions(log):
@@ -550,7 +554,7 @@ def test_one_split_of_amounts_is_compare_regressions(log):
     said = Means().fit(examples[train], examples.label[train]).predict(examples[test])
     options = dict(n_resamples=100, groups=examples.ids[test], min_count=5)
     table = compare_regressions({"a": said, "b": said}, examples.label[test], **options)
-    pd.testing.assert_frame_equal(found.scores, table)
+    same_scores(found, table)
     assert found.metric == "mae" and found.scores.query("model == 'b'")["difference"].abs().max() == 0
 
 
@@ -563,7 +567,7 @@ def test_one_split_of_items_is_compare_rankings(log):
         n: m.fit(examples[train], None).target_ranks(None, examples.label[test]) for n, m in models.items()
     }
     table = compare_rankings(ranks, 5, baseline="turned", n_resamples=100, groups=examples.ids[test])
-    pd.testing.assert_frame_equal(found.scores, table)
+    same_scores(found, table)
     assert found.metric == "ndcg@5"
 
 
@@ -1046,6 +1050,39 @@ def test_the_forest_shows_the_differences(found):
     assert [point[0] for point in points] == rows["difference"].tolist()
     assert found.baseline in ax.get_title("left") and "right is better" in ax.get_xlabel()
     assert "left is better" in found.plot("log_loss").get_xlabel()
+
+
+def test_p_values_agree_with_the_intervals(found):
+    rows = found.scores.dropna(subset="difference_low")
+    assert len(rows) and rows["p_value"].between(2 / 101, 1).all()
+    assert rows.loc[rows["p_value"] < 0.03, "verdict"].isin(["better", "worse"]).all()
+    assert (rows.loc[rows["p_value"] > 0.09, "verdict"] == "not clear").all()
+    assert found.scores.loc[found.scores["model"] == found.baseline, "p_value"].isna().all()
+
+
+def test_the_forest_counts_with_corrected_p_values(found):
+    rows = found.scores.dropna(subset="difference")
+    many = pd.concat([rows.assign(model=f"model {i}") for i in range(20)], ignore_index=True)
+    many["verdict"], many["p_value"] = "better", 0.03
+    title = dataclasses.replace(found, scores=many).plot().get_title("left")
+    assert title.startswith("0 of 20 differ clearly")
+    many.loc[many["model"] == "model 7", "p_value"] = 0.002
+    title = dataclasses.replace(found, scores=many).plot().get_title("left")
+    assert title.startswith("1 of 20 differ clearly")
+
+
+def test_the_worst_bias_is_the_one_furthest_from_0():
+    columns = ["segment", "metric", "value", "difference", "difference_low", "difference_high", "verdict"]
+    rows = [("b", "bias", 0.1, 0.08, 0.05, 0.1, "worse"), ("c", "bias", 0.01, -0.01, -0.02, 0.0, "better")]
+    table = pd.DataFrame(rows, columns=columns)
+    assert fairness_gaps(table, ["bias"])["segment"].tolist() == ["b"]
+
+
+def test_the_protocol_says_how_the_test_was_asked(asked, found, monkeypatch):
+    assert found.protocol["test asked"] == "cutoff by cutoff"
+    monkeypatch.setattr("seqbook.evaluation.reports.MOMENTS", 0)
+    crowd = compare({"short": Lengths()}, asked, TimeSplit("2024-02-10"), **QUICK)
+    assert crowd.protocol["test asked"] == "all cutoffs at once"
 
 
 # ---- segments, time, splits and curves
