@@ -1,9 +1,19 @@
 """What every test shares."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what JAX compiles serves all processes of a test run
+    compiled = tempfile.mkdtemp(prefix="seqbook-jax-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 collect_ignore = ["evaluation/rectools_values.py"]  # a script for an environment of its own
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
