@@ -1616,7 +1616,7 @@ def _compared_facts(models, task, examples, splits, parts, cells, how, given) ->
         "models": {name: _said(model) for name, model in models.items()},
         "seeds": {"bootstrap": how["seed"]}
         | {n: s for n, m in models.items() if (s := _seed(m)) is not None},
-        "intervals": f"{how['confidence']:.0%}, {how['n_resamples']:,} bootstrap samples of users",
+        "intervals": _drawn(how),
         "test asked": "all cutoffs at once" if _asked_at_once(parts, cutoffs) else "cutoff by cutoff",
         **({"places that count": how["k"]} if _kind(examples) == "ranks" else {}),
         **{name: fact for name, fact in given.items() if name != "data"},
@@ -1629,6 +1629,10 @@ def _compared_facts(models, task, examples, splits, parts, cells, how, given) ->
 def _said(model) -> str:  # without addresses in memory, which change
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(model).split()))
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _drawn(how: dict) -> str:
+    return f"{how['confidence']:.0%}, {how['n_resamples']:,} bootstrap samples of users"
 
 
 def _seed(model):
@@ -1674,7 +1678,9 @@ def compare_splits(
     cutoffs=None,  # as for `compare`
     **options,  # of `compare`
 ) -> pd.DataFrame:  # a row a split and model: promised, low, high, came, came_low, came_high, flattery
-    "What each split promises of the past, against what comes in the future, which no split sees."
+    """What each split promises of the past, against what comes in the future, which no split sees.
+
+    The protocols are in `attrs` of the table, by name of the split and for the future as 'came'."""
     examples = task if log is None else task.examples(log, cutoffs)
     parts = _split_parts(final, examples)
     index = next(iter(parts.values()))
@@ -1683,7 +1689,9 @@ def compare_splits(
     past = _visible(examples[index[0]], examples.classes)
     found = {name: compare(models, past, split, metric=metric, **options) for name, split in splits.items()}
     tables = [_promise(one.scores, came.scores, metric).assign(split=name) for name, one in found.items()]
-    return pd.concat(tables, ignore_index=True)[["split", *tables[0].columns[:-1]]]
+    table = pd.concat(tables, ignore_index=True)[["split", *tables[0].columns[:-1]]]
+    table.attrs["protocol"] = {name: one.protocol for name, one in {**found, "came": came}.items()}
+    return table
 
 # %% ../../nbs/evaluation/02_reports.ipynb #46b22436
 def _promise(promised, came, metric: str) -> pd.DataFrame:
@@ -1760,6 +1768,9 @@ def _favourites(examples, category: str, most: int) -> np.ndarray:
     return names.where(names.isin(kept), "other").reindex(range(len(examples))).fillna("none").to_numpy()
 
 # %% ../../nbs/evaluation/02_reports.ipynb #e2ef232e
+_DRAWS = {"n_resamples": 1000, "confidence": 0.95, "seed": 0}  # of the bootstrap, if nothing else is said
+
+
 @patch
 def by_segment(
     self: Comparison,
@@ -1770,11 +1781,25 @@ def by_segment(
     min_count: int | None = None,  # as in `compare`
     **options,  # n_resamples, confidence and seed of the bootstrap
 ) -> pd.DataFrame:  # columns segment, examples, positives or mean, and those of `compare_models`
-    "One model, scored in each segment. The test examples of all splits are taken together."
-    one = self._together(model or self._first(), threshold=threshold, min_count=min_count)
+    """One model, scored in each segment. The test examples of all splits are taken together.
+
+    The protocol is in `attrs` of the table."""
+    model, options = model or self._first(), _DRAWS | options
+    one = self._together(model, threshold=threshold, min_count=min_count)
     if callable(segments):
         segments = np.concatenate([np.asarray(segments(test)) for test in self.tests.values()])
-    return _by_segment(one, _flat(segments, len(one.y), "segments"), reference, self.metric, options)
+    table = _by_segment(one, _flat(segments, len(one.y), "segments"), reference, self.metric, options)
+    return self._carried(table, model, one, options)
+
+
+@patch
+def _carried(self: Comparison, table: pd.DataFrame, model: str, one: _Judged, how: dict) -> pd.DataFrame:
+    "The same table with its protocol in `attrs`."
+    facts = {"scored": f"{model}, all splits together", "intervals": _drawn(how)}
+    facts["seeds"] = self.protocol.get("seeds", {}) | {"bootstrap": how["seed"]}
+    facts |= {"threshold": one.threshold} if one.kind == "classes" else {}
+    table.attrs["protocol"] = self.protocol | facts
+    return table
 
 
 @patch
@@ -1801,9 +1826,8 @@ def _by_segment(one: _Judged, segments, reference, metric, options, order=None) 
     reference = order[0] if reference is None else reference
     if reference not in rows:
         raise EvaluationError(f"the reference is {reference!r}, but the segments are {list(rows)}")
-    how = {"n_resamples": 1000, "confidence": 0.95, "seed": 0} | options
     scorers = {name: _PartsScorer({name: one.part(some)}) for name, some in rows.items()}
-    table, _ = _compare_scorers(scorers, one.groups, how | {"metric": metric, "baseline": reference})
+    table, _ = _compare_scorers(scorers, one.groups, options | {"metric": metric, "baseline": reference})
     table = table.rename(columns={"model": "segment"})
     table.insert(1, "examples", table["segment"].map({name: len(some) for name, some in rows.items()}))
     table.insert(2, "base", table["segment"].map({name: _base(one, some) for name, some in rows.items()}))
@@ -1871,7 +1895,9 @@ def learning_curve(
     seed: int = 0,  # of the draw of users
     **options,  # of `compare`
 ) -> pd.DataFrame:  # the columns of `compare_models`, and users and examples of the training
-    "Each model on more and more users of the training part, with the same test."
+    """Each model on more and more users of the training part, with the same test.
+
+    The protocol, that of the largest part, is in `attrs` of the table."""
     examples = task if log is None else task.examples(log, cutoffs)
     index = next(iter(_split_parts([split] if isinstance(split, tuple) else split, examples).values()))
     users = np.random.default_rng(seed).permutation(pd.unique(examples.ids[index[0]]))
@@ -1880,7 +1906,9 @@ def learning_curve(
         some = index[0][np.isin(examples.ids[index[0]], users[:n])]
         found = compare(models, examples, [(some, *index[1:])], seed=seed, **options)
         tables.append(found.scores.assign(users=n, examples=len(some)))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["protocol"] = found.protocol | {"users in training": sorted(table["users"].unique().tolist())}
+    return table
 
 # %% ../../nbs/evaluation/02_reports.ipynb #b00a6ca7
 def plot_learning_curve(
@@ -1918,8 +1946,9 @@ def over_time(
 ) -> (
     pd.DataFrame
 ):  # columns start, examples, base, and those of `compare_models`, each period against the first
-    "One model, scored period after period of the cutoffs, from the first test cutoff on."
-    one = self._together(model or self._first(), min_count=min_count)
+    "One model, scored period after period from the first test cutoff on; `attrs` has the protocol."
+    model, options = model or self._first(), _DRAWS | options
+    one = self._together(model, min_count=min_count)
     cutoffs = np.concatenate([test.cutoff for test in self.tests.values()])
     step = _duration(every, "every")
     period = (cutoffs - cutoffs.min()) // step
@@ -1928,7 +1957,7 @@ def over_time(
         raise EvaluationError(f"every {every} makes {len(order):,} periods; choose a longer one")
     table = _by_segment(one, period, 0, self.metric, options, order)
     table.insert(0, "start", cutoffs.min() + step * table.pop("segment").to_numpy("int64"))
-    return table
+    return self._carried(table, model, one, options)
 
 # %% ../../nbs/evaluation/02_reports.ipynb #953873c8
 def plot_drift(

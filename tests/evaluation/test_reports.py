@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import importlib
+import json
 import os
 import re
 import signal
@@ -1076,6 +1077,24 @@ def test_the_worst_bias_is_the_one_furthest_from_0():
     rows = [("b", "bias", 0.1, 0.08, 0.05, 0.1, "worse"), ("c", "bias", 0.01, -0.01, -0.02, 0.0, "better")]
     table = pd.DataFrame(rows, columns=columns)
     assert fairness_gaps(table, ["bias"])["segment"].tolist() == ["b"]
+
+
+def test_every_table_carries_its_protocol(asked, found):
+    halves = np.arange(sum(map(len, found.tests.values()))) % 2
+    tables = [
+        found.by_segment(halves, n_resamples=50, seed=3),
+        found.over_time("30d", n_resamples=50, seed=3),
+    ]
+    for told in (table.attrs["protocol"] for table in tables):
+        assert told["intervals"].startswith("95%, 50 ") and told["seeds"]["bootstrap"] == 3
+        assert found._first() in told["scored"] and told["data"] == found.protocol["data"]
+        assert json.loads(json.dumps(told)) == told
+    assert found.protocol["seeds"]["bootstrap"] == 0
+    one, future = {"a": Lengths()}, TimeSplit("2024-02-10")
+    curve = learning_curve(one, asked, future, shares=(0.5, 1.0), **QUICK)
+    assert curve.attrs["protocol"]["users in training"] == sorted(set(curve["users"]))
+    table = compare_splits(one, asked, {"time": TimeSplit("2024-02-03")}, future, **QUICK)
+    assert set(table.attrs["protocol"]) == {"time", "came"}
 
 
 def test_the_protocol_says_how_the_test_was_asked(asked, found, monkeypatch):
