@@ -24,6 +24,7 @@ from seqbook.data.datasets import (
     _make_world,
     _pick,
     _quiet_visits,
+    _season,
     _silence,
     _simulate_block,
     _standing,
@@ -67,7 +68,11 @@ def _check_shares(share):
     return share
 
 
-def regions(users, n=20, seed=0) -> np.ndarray:
+def regions(
+    users,  # ids: numbers or text
+    n=20,  # how many regions
+    seed=0,  # another seed divides anew
+) -> np.ndarray:
     "A region from 0 to n - 1 for each user, by hash: for holdouts by region"
     if n != int(n) or n < 1:
         raise LogError(f"n is {n!r}; give a whole number of regions, at least 1")
@@ -266,6 +271,12 @@ def _outcomes(world, who, played):
     spend = np.bincount(row, _paid(world, who, row, day, *u), minlength=n)
     return np.bincount(row, minlength=n), np.where(np.isinf(first), np.nan, first), spend
 
+
+def _when(world, days):
+    "Time stamps, in whole seconds, of days since the log's start"
+    since = pd.to_timedelta(pd.Series(days), unit="D").dt.floor("s")
+    return (pd.Timestamp(world.start) + since).astype("datetime64[us]")
+
 # %% ../../nbs/data/07_experiments.ipynb #04332d28
 RESPONSES = ("persuadable", "sure thing", "lost cause", "sleeping dog")
 
@@ -351,8 +362,8 @@ def offer_truth(
     """The true effect of an offer on each shopper seen before the cutoff
 
     Columns: user_id, response, chance_without, chance_with (of a purchase), uplift, spend_without,
-    spend_with, cost (expected, if treated). Given is what `ShopTruth.purchase_probability` is given, and
-    the response.
+    spend_with, cost (money, expected if treated). Given is what `ShopTruth.purchase_probability` is
+    given, and the response. LogError for an unknown offer, or a cutoff outside the log.
     """
     offer, (who, start, end) = _offer(offer), _people(shop, cutoff, horizon)
     response = _responses(shop)[who.user_id - 1]
@@ -388,20 +399,26 @@ def offer_campaign(
 ) -> pd.DataFrame:
     """Send an offer and see what happens: a future of its own, not the one that the log goes on with
 
-    Columns: user_id, treated, propensity (chance to be treated), purchase, spend (after promotions), cost (of
-    sending and of what is given back). With one seed, shoppers whose arm is the same have the same outcome.
+    Columns: user_id, treated, propensity (chance to be treated), purchase, bought_at (the first time; NaT for
+    none), spend (money, after promotions), cost (money: of sending and of what is given back), both of the
+    whole window. With one seed, shoppers whose arm is the same have the same outcome.
     """
     offer, (who, start, end) = _offer(offer), _people(shop, cutoff, horizon)
     propensity = _policy(treated, who.user_id)
     arm = assign(who.user_id, propensity, seed)
     response = _responses(shop)[who.user_id - 1]
     world, plan, pace = _under_offer(shop.truth.world, who, offer, response, arm)
-    count, _, spend = _outcomes(
+    count, first, spend = _outcomes(
         world, plan, _play(_stream(seed, 2), world, plan, start, end, lambda day: pace, pace)
     )
     cost = arm * (offer.contact + offer.share * spend * (response != 2))
-    columns = {"treated": arm, "propensity": propensity, "purchase": count > 0, "spend": spend, "cost": cost}
-    return pd.DataFrame({"user_id": who.user_id, **columns})
+    columns = {
+        "treated": arm,
+        "propensity": propensity,
+        "purchase": count > 0,
+        "bought_at": _when(world, first),
+    }
+    return pd.DataFrame({"user_id": who.user_id, **columns, "spend": spend, "cost": cost})
 
 # %% ../../nbs/data/07_experiments.ipynb #58befba4
 def _stream(seed, *key):
@@ -434,6 +451,10 @@ class Channel:
     chase: float  # b: how much more it reaches those who come anyway
     crowd: float  # factor of the rate of visits after the first touch; 1 for no effect
     cost: float  # of each touch
+
+    def __post_init__(self):
+        if not (self.crowd > 0 and self.cost >= 0):
+            raise LogError(f"{self}: crowd must be above 0, cost at least 0")
 
 
 CHANNELS = {
@@ -500,12 +521,6 @@ def ad_campaign(
     return touches, pd.DataFrame({"user_id": who.user_id, "holdout": out, **columns})
 
 # %% ../../nbs/data/07_experiments.ipynb #4139fe37
-def _when(world, days):
-    return (pd.Timestamp(world.start) + pd.to_timedelta(pd.Series(days), unit="D").dt.floor("s")).astype(
-        "datetime64[us]"
-    )
-
-
 def _touch_frame(world, who, row, day, name, channel):
     return pd.DataFrame(
         {"user_id": who.user_id[row], "timestamp": _when(world, day), "channel": name, "cost": channel.cost}
@@ -519,7 +534,10 @@ def ad_truth(
     touches=None,  # a table as of `ad_campaign`; None for no advertising at all
     channels=None,
 ) -> pd.DataFrame:
-    "The true chance of a purchase and the expected spend of each of `known_users`, given all the touches"
+    """The true chance of a purchase and the expected spend of each of `known_users`, given all the touches
+
+    Columns: user_id, chance, spend (money). LogError for touches of unknown channels or of strangers.
+    """
     (who, start, end), channels = _people(shop, cutoff, horizon), channels or CHANNELS
     none = pd.DataFrame({"user_id": [], "timestamp": pd.Series([], dtype="datetime64[us]"), "channel": []})
     boost, _ = _touch_boost(shop, who, none if touches is None else touches, channels)
@@ -537,9 +555,13 @@ class SlotModel:
     decay: float = 0.7  # position k is looked at with chance k ** -decay
     click: tuple = (-3.2, 0.7, 1.0, 0.3, 0.6)  # beta: constant, interest, near, popularity, price
     click_intent: tuple = (0.0, 0.4, 0.2)  # browse, compare, decide
-    buy: tuple = (-3.2, 0.8, 0.4)  # gamma: constant, near, price
+    buy: tuple = (-3.2, 0.8, 0.4)  # the same for gamma: constant, near, price
     buy_intent: tuple = (0.0, 1.0, 2.0)
     delay: float = 2.0  # mean days from a click to its purchase
+
+    def __post_init__(self):
+        if not (self.decay >= 0 and self.delay >= 0):
+            raise LogError(f"decay is {self.decay}, delay {self.delay}; give at least 0")
 
 
 @dataclass(frozen=True)
@@ -549,7 +571,7 @@ class SlotTruth:
     examination: np.ndarray  # theta, one a position
     attraction: np.ndarray  # alpha: chance of a click if looked at
     conversion: np.ndarray  # gamma: chance of a purchase if clicked
-    price: np.ndarray  # paid for it
+    price: np.ndarray  # money paid for it, on the day of the cutoff
 
     @property
     def click(self):
@@ -638,7 +660,8 @@ def show_items(
     """Show each user a slate at the cutoff and see what happens: a row for each item shown
 
     Columns: user_id, position (from 1), item_id, click, purchase, delay (days from the click to the purchase,
-    NaN for none), spend.
+    NaN for none), spend (money). All purchases are in it, whenever they come: a shop that looks d days later
+    has seen those with delay <= d.
     """
     model = model or SlotModel()
     truth = slot_truth(shop, cutoff, users, slates, model)
@@ -684,7 +707,10 @@ def draw_slates(
     k=1,  # positions
     seed=0,
 ) -> tuple:
-    "Draw a slate for each row: columns and propensities (given the items above), arrays of k positions"
+    """Draw a slate for each row: columns and propensities (given the items above), arrays of k positions
+
+    Plackett-Luce, by adding Gumbel noise to the logarithms and sorting (Kool et al. 2019).
+    """
     chances = np.asarray(chances, float)
     if chances.ndim != 2 or (chances < 0).any() or not np.allclose(chances.sum(axis=1), 1):
         raise LogError("chances must be an array whose rows sum to 1; see `choice_chances`")
@@ -700,12 +726,10 @@ def draw_slates(
 # %% ../../nbs/data/07_experiments.ipynb #2732281a
 @dataclass(frozen=True)
 class Auctions:
-    "A stream of slots for one item: what a bidder sees, and what is hidden behind each row"
+    "A stream of slots for one item: what a bidder sees, and in `truth` what is hidden behind each row"
 
     slots: pd.DataFrame  # auction_id, timestamp, user_id; in order of time
-    truth: (
-        pd.DataFrame
-    )  # other (best other bid), click and conversion (chances), price; clicks, buys: if shown
+    truth: pd.DataFrame  # other (bid), click, conversion (chances), price; clicks, buys (if shown)
 
 # %% ../../nbs/data/07_experiments.ipynb #2a0b0615
 def simulate_auctions(
@@ -713,11 +737,11 @@ def simulate_auctions(
     cutoff,
     item_id,  # what we advertise
     horizon="7d",
-    slots=3.0,  # mean slots in a visit
+    slots=3.0,  # expected slots for each expected visit
     base=0.02,  # b0: the median best other bid at a mean shopper, money for one slot
     follow=0.5,  # eta: how much the others know
-    evening=0.3,  # delta: the day pattern
-    spread=0.6,  # sigma
+    evening=0.3,  # delta: how much dearer at 20 h, in the logarithm
+    spread=0.6,  # nu: standard deviation of the logarithm
     seed=0,
     model: SlotModel = None,
 ) -> Auctions:
@@ -768,16 +792,13 @@ def run_auctions(
 ) -> pd.DataFrame:
     """Bid on each slot; the highest bid wins and pays the second (Vickrey 1961)
 
-    A row a slot: auction_id, won, cost, click, purchase, spend (of the shopper). What is lost costs nothing.
+    A row a slot: auction_id, won, cost, click, purchase, spend (money, of the shopper). What is lost costs
+    nothing. Purchases are told at once, without the delay that `show_items` has.
     """
     if not budget >= 0:
         raise LogError(f"budget is {budget}; give at least 0")
-    slots, other, won = (
-        auctions.slots,
-        auctions.truth["other"].to_numpy(),
-        np.zeros(len(auctions.slots), bool),
-    )
-    spent, left = 0.0, budget
+    slots, other = auctions.slots, auctions.truth["other"].to_numpy()
+    won, spent, left = np.zeros(len(slots), bool), 0.0, budget
     for rows in _hours(slots) if callable(bids) else [np.arange(len(slots))]:
         bid = _bids(bids(slots.iloc[rows], spent) if callable(bids) else bids, len(rows))
         total = np.cumsum((bid > other[rows]) * other[rows])
@@ -813,9 +834,9 @@ def _auction_frame(auctions, won):
     return pd.DataFrame({"auction_id": auctions.slots["auction_id"], **columns})
 
 # %% ../../nbs/data/07_experiments.ipynb #f2dfac28
-def _purchase_rate(shop):
+def _purchase_rate(shop, world):
     "Expected purchases by day (rows) and shopper (columns), given traits and sign-ups"
-    world, users = shop.truth.world, shop.truth.users
+    users = shop.truth.users
     P, buys = (_by_shopper(a, users) for a in _all_visits(world)[:2])
     rate = np.array(world.model.pull)[:, None] * users["visit_rate"].to_numpy() / 24
     hazard, hour_of = users["churn_rate"].to_numpy() / 24, _sign_ups(world, users)
@@ -830,6 +851,13 @@ def _purchase_rate(shop):
         bought[day, new] += buys[now][BROWSE, new]
         p[:, new] += P[now][BROWSE][:, new]
     return bought
+
+
+def _without_promotions(world):
+    "The same days, goods and shoppers, and no promotion: neither discount nor crowd nor lift"
+    none = np.zeros_like(world.discount)
+    season = _season(world.start, none > 0, world.model.crowd)
+    return SimpleNamespace(**{**vars(world), "discount": none, "season": season})
 
 
 def _by_shopper(a, users):
@@ -853,10 +881,16 @@ def _sign_ups(world, users):
     return np.where(hour < 0, -1, np.floor(hour)).astype(int)
 
 # %% ../../nbs/data/07_experiments.ipynb #91764fbd
-def demand_rate(shop) -> pd.DataFrame:
-    "Expected pieces wanted, by day (index) and item_id (columns): the truth behind `daily_demand`"
-    world = shop.truth.world
-    by_category = _PIECES * _purchase_rate(shop) @ _interest(world, shop.truth.users)
+def demand_rate(
+    shop,
+    promotions=True,  # False: as if there had been none, with the same sign-ups
+) -> pd.DataFrame:
+    """Expected pieces wanted, by day (index) and item_id (columns): the truth behind `daily_demand`
+
+    Given are the traits and all sign-ups, also later ones: no forecast can know as much.
+    """
+    world = shop.truth.world if promotions else _without_promotions(shop.truth.world)
+    by_category = _PIECES * _purchase_rate(shop, world) @ _interest(world, shop.truth.users)
     days = pd.date_range(world.start, periods=world.days, name="day")
     columns = pd.Index(shop.items["item_id"], name="item_id")
     return pd.DataFrame(by_category[:, world.category] * _bought(world), days, columns)
@@ -922,7 +956,11 @@ def sell(
     orders=0,  # pieces by day and item; or a function (day, stock, on order, sales so far) -> pieces
     lead_time=1,  # days from the evening of the order to the morning of the delivery; at least 1
 ) -> Sold:
-    "Sell from stock. A function that orders is called each evening with the day's number and arrays by item."
+    """Sell from stock; what is wanted and not there is lost
+
+    A function that orders is called each evening with the day's number and arrays: stock and on order by
+    item, sales by day and item, up to this day. LogError for negative or missing pieces.
+    """
     demand = _pieces(demand, np.shape(demand), "demand")
     if demand.ndim != 2 or lead_time != int(lead_time) or lead_time < 1:
         raise LogError(f"demand {demand.shape} must be days x items, lead_time ({lead_time}) at least 1 day")

@@ -168,6 +168,28 @@ def test_money_is_that_of_the_purchases(shop):
 # Offers
 
 
+def test_the_first_purchase_has_its_time_and_a_test_can_be_read_before_its_end(shop):
+    table = offer_campaign(shop, CUTOFF, "14d", seed=2)
+    assert (table["bought_at"].notna() == table["purchase"]).all()
+    bought_at = table["bought_at"].dropna()
+    end = pd.Timestamp(CUTOFF) + pd.Timedelta("14d")
+    assert bought_at.between(pd.Timestamp(CUTOFF), end, inclusive="left").all()
+    week = pd.Timestamp(CUTOFF) + pd.Timedelta("7d")
+    p, arm = offer_truth(shop, CUTOFF, "7d"), table["treated"]
+    expected = p["chance_with"].where(arm, p["chance_without"])
+    early = table["bought_at"] < week
+    assert abs(distance(early, expected, expected * (1 - expected))) < 4
+
+
+def test_a_campaign_of_several_offers_is_put_together_from_one_of_each(shop, users):
+    arm = sum(assign(users, share, seed=4).astype(int) for share in (1 / 3, 2 / 3))
+    everyone = [offer_campaign(shop, CUTOFF, offer=o, treated=1.0, seed=4) for o in ("coupon", "message")]
+    for k, whole in enumerate(everyone):
+        own = offer_campaign(shop, CUTOFF, offer=["coupon", "message"][k], treated=arm == k, seed=4)
+        outcomes = ["purchase", "bought_at", "spend", "cost"]
+        pd.testing.assert_frame_equal(own.loc[arm == k, outcomes], whole.loc[arm == k, outcomes])
+
+
 def test_an_offer_without_effect_changes_nothing(shop):
     assert (offer_truth(shop, CUTOFF, offer=Offer())[["uplift", "cost"]] == 0).all(axis=None)
     with_it, without = (offer_campaign(shop, CUTOFF, offer=Offer(), treated=t, seed=7) for t in (1.0, 0.0))
@@ -540,6 +562,18 @@ def test_promotions_and_weekends_are_in_the_rate(shop):
     assert usual[5] > usual[1]
 
 
+def test_without_promotions_the_rate_is_that_of_a_shop_that_has_none(shop):
+    quiet = demand_rate(shop, promotions=False)
+    never = simulate_shop(n_users=4000, n_items=200, seed=4, promotion_every=0)
+    assert len(never.promotions) == 0 < len(shop.promotions)
+    same_people = replace(never, truth=replace(never.truth, users=shop.truth.users))
+    pd.testing.assert_frame_equal(quiet, demand_rate(same_people))
+    effect = demand_rate(shop).sum(axis=1) - quiet.sum(axis=1)
+    first = shop.promotions.iloc[0]
+    assert (effect[: first["start"] - pd.Timedelta("1d")].abs() < 1e-9).all()
+    assert (effect[first["start"] : first["end"] - pd.Timedelta("1d")] > 0).all()
+
+
 def test_drawn_demand_has_the_mean_and_the_variance_of_small_baskets():
     rate = np.array([[0.2, 3.0], [1.0, 0.0]])
     drawn = np.array([draw_demand(rate, seed=s) for s in range(8000)])
@@ -629,6 +663,9 @@ def test_new_items_start_on_their_day_and_only_rise_to_the_old_rate(shop):
         (lambda shop: offer_campaign(shop, CUTOFF, treated=[True]), "one value for each"),
         (lambda shop: offer_campaign(shop, CUTOFF, seed=-2), "seed is -2"),
         (lambda shop: Offer(share=-0.1), "at least 0"),
+        (lambda shop: Channel(0.0, 0.0, -1.0, 0.0), "above 0"),
+        (lambda shop: Channel(0.0, 0.0, 1.0, np.nan), "at least 0"),
+        (lambda shop: SlotModel(delay=-1.0), "at least 0"),
         (lambda shop: ad_campaign(shop, CUTOFF, holdout=2), "outside 0 to 1"),
         (lambda shop: ad_truth(shop, CUTOFF, touches=pd.DataFrame({"channel": ["email"]})), "no column"),
         (lambda shop: show_items(shop, CUTOFF, [1, 2], [[1], [2], [3]]), "row of item ids"),
