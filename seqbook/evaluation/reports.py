@@ -1722,7 +1722,9 @@ def plot_splits(
         ax.axvspan(truth["came_low"], truth["came_high"], color="0.9")
         ax.axvline(truth["came"], color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
         _dots(ax, rows.rename(columns={"promised": "value"}), splits)
-        ax.set_title(f"{model}: up to {rows['flattery'].max():+.2f}", loc="left", fontsize="medium")
+        ax.set_title(
+            f"{model}: flattered by up to {rows['flattery'].max():.2f}", loc="left", fontsize="medium"
+        )
         ax.set_xlabel(_named(table["metric"].iloc[0]))
     figure.suptitle(
         "What each split promised, and what came (line, with its interval in grey)", fontsize="medium"
@@ -1737,7 +1739,9 @@ def history_segments(
     category: str = "category",  # column of the log; may be absent
     most: int = 5,  # categories with a name of their own, the most frequent
 ) -> pd.DataFrame:  # a row an example: age (new, old), activity (light, heavy), category
-    "Segments that are known at the cutoff: how long, how often, and what a user looked at most."
+    """Segments that are known at the cutoff: how long, how often, and what a user looked at most.
+
+    Heavy is above the median of these examples; the frequent categories are those of these examples."""
     first = examples.log[time].to_numpy("datetime64[us]")[np.minimum(examples.start, len(examples.log) - 1)]
     days = _duration(new, "new")
     lengths = examples.stop - examples.start
@@ -1768,7 +1772,7 @@ def _favourites(examples, category: str, most: int) -> np.ndarray:
     return names.where(names.isin(kept), "other").reindex(range(len(examples))).fillna("none").to_numpy()
 
 # %% ../../nbs/evaluation/02_reports.ipynb #e2ef232e
-_DRAWS = {"n_resamples": 1000, "confidence": 0.95, "seed": 0}  # of the bootstrap, if nothing else is said
+_BOOTSTRAP = {"n_resamples": 1000, "confidence": 0.95, "seed": 0}  # of the bootstrap, if nothing else is said
 
 
 @patch
@@ -1780,11 +1784,13 @@ def by_segment(
     threshold: float | None = None,  # two classes: predict the second from this probability on
     min_count: int | None = None,  # as in `compare`
     **options,  # n_resamples, confidence and seed of the bootstrap
-) -> pd.DataFrame:  # columns segment, examples, positives or mean, and those of `compare_models`
+) -> (
+    pd.DataFrame
+):  # segment, examples, base (share of the second class, or mean), then as `Comparison.scores`
     """One model, scored in each segment. The test examples of all splits are taken together.
 
     The protocol is in `attrs` of the table."""
-    model, options = model or self._first(), _DRAWS | options
+    model, options = model or self._first(), _BOOTSTRAP | options
     one = self._together(model, threshold=threshold, min_count=min_count)
     if callable(segments):
         segments = np.concatenate([np.asarray(segments(test)) for test in self.tests.values()])
@@ -1947,7 +1953,7 @@ def over_time(
     pd.DataFrame
 ):  # columns start, examples, base, and those of `compare_models`, each period against the first
     "One model, scored period after period from the first test cutoff on; `attrs` has the protocol."
-    model, options = model or self._first(), _DRAWS | options
+    model, options = model or self._first(), _BOOTSTRAP | options
     one = self._together(model, min_count=min_count)
     cutoffs = np.concatenate([test.cutoff for test in self.tests.values()])
     step = _duration(every, "every")
