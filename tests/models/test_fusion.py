@@ -1,4 +1,4 @@
-"""Hard tests of `seqbook.models.fusion`: properties, agreement with scikit-learn, leaks, bad input, saving."""
+"""Hard tests of `seqbook.models.fusion`: properties, scikit-learn as a peer, leaks, bad input, saving."""
 
 import os
 import re
