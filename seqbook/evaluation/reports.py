@@ -36,6 +36,7 @@ import pandas as pd
 import psutil
 from fastcore.basics import patch
 from jinja2 import Environment
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from markupsafe import Markup
 from sklearn.base import clone
 from tqdm.auto import tqdm
@@ -1098,8 +1099,19 @@ def _side_by_side(models: dict, fold: _Fold, workers: int):
         for name, cell in parallel(joblib.delayed(_named_cell)(*pair, fold) for pair in models.items()):
             del left[name]
             yield name, cell
-    except BrokenProcessPool:
-        yield from ((name, {"error": _LOST}) for name in left)
+    except TerminatedWorkerError:
+        yield from _whose_fault(models, left, fold, workers)
+    except BrokenProcessPool:  # another process does not know the module of a model
+        yield from (_named_cell(*pair, fold) for pair in left.items())
+
+
+def _whose_fault(models: dict, left: dict, fold: _Fold, workers: int):
+    "The models that were left when a process died: each gets processes of its own."
+    for name, model in left.items():
+        if len(models) == 1:
+            yield name, {"error": _LOST}
+        else:
+            yield from _side_by_side({name: model}, fold, workers)
 
 # %% ../../nbs/evaluation/02_reports.ipynb #08cec0a7
 def _take_up(models: dict, fold: _Fold, kept: _Kept, notes: list) -> tuple:  # cells by name, keys by name

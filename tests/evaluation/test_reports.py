@@ -11,8 +11,9 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import cloudpickle
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -511,6 +512,7 @@ class Bad(Lengths):
         ]
 
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other processes cannot import the tests
 QUICK = {"progress": False, "n_resamples": 100, "min_count": 5, "n_jobs": 1}
 CUTOFFS = pd.date_range("2024-01-20", "2024-02-17", freq="7D")
 
@@ -933,9 +935,21 @@ def test_a_process_that_dies_is_named_and_the_comparison_goes_on(asked):
     options = QUICK | {"n_jobs": 2}
     partly = compare(models, asked, TimeSplit(), **options)
     assert any(note.startswith("exits failed on TimeSplit: its process was killed") for note in partly.notes)
-    assert "shy" in set(partly.scores["model"]) and not any("shy" in note for note in partly.notes)
+    assert set(partly.scores["model"]) == {"shy", "short"} and len(partly.notes) == 1
     models.pop("exits")
     assert set(compare(models, asked, TimeSplit(), **options).scores["model"]) == {"shy", "short"}
+
+
+def test_a_model_that_other_processes_cannot_read_is_run_in_this_one(asked, found, monkeypatch):
+    class Here(Lengths):
+        pass
+
+    here = ModuleType("known_here")
+    here.Here, Here.__module__, Here.__qualname__ = Here, "known_here", "Here"
+    monkeypatch.setitem(sys.modules, "known_here", here)
+    models = {"short": Here(), "long": Lengths(3.0)}
+    together = compare(models, asked, RollingSplit(n_splits=2), **QUICK | {"n_jobs": 2})
+    pd.testing.assert_frame_equal(together.scores, found.scores)
 
 
 @pytest.mark.parametrize("every", ["0d", "-7d", "soon", "", "1s"])
