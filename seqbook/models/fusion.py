@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['READ', 'MEANS', 'KINDS', 'OnSequences', 'out_of_fold', 'simplex_weights', 'arithmetic_mean', 'geometric_mean',
-           'place_among', 'FusedModel', 'AverageClassifier', 'log_odds_of', 'StackedClassifier', 'AverageRegressor',
-           'StackedRegressor', 'reciprocal_rank_fusion', 'ReciprocalRankFusion', 'load_fused', 'error_diversity',
-           'longest_histories', 'state_network', 'last_states', 'StateFeatures', 'SnapshotClassifier', 'SoftClassifier',
-           'DistilledClassifier', 'transfer_weights', 'slowed_optimizer', 'PretrainedClassifier', 'mask_events']
+           'place_among', 'FusedModel', 'FusedClassifier', 'AverageClassifier', 'log_odds_of', 'StackedClassifier',
+           'AverageRegressor', 'StackedRegressor', 'reciprocal_rank_fusion', 'ReciprocalRankFusion', 'load_fused',
+           'error_diversity', 'longest_histories', 'state_network', 'last_states', 'StateFeatures',
+           'SnapshotClassifier', 'SoftClassifier', 'DistilledClassifier', 'transfer_weights', 'slowed_optimizer',
+           'PretrainedClassifier', 'mask_events']
 
 # %% ../../nbs/models/07_fusion.ipynb #20a95ea5
 import copy
@@ -90,8 +91,9 @@ class OnSequences(MetaEstimatorMixin, BaseEstimator):
     """Lets a model of sequences take `Examples`, as the other models do.
 
     Encoder and features are fitted on the training examples. A network learns when to stop from examples that
-    are held out: those of the last cutoffs, or of some users where all cutoffs are one. A `FrozenEstimator`
-    around a fitted encoder keeps it. After `fit`: `model_`, `encoder_`, and `features_` or None."""
+    are held out: those of the last cutoffs, or of some users where all cutoffs are one; where none of these
+    has a class of the training, it takes all epochs. A `FrozenEstimator` around a fitted encoder keeps it.
+    After `fit`: `model_`, `encoder_`, and `features_` or None."""
 
     def __init__(
         self,
@@ -134,6 +136,12 @@ def _takes_validation(self: OnSequences) -> bool:
 
 
 @patch
+def _any_known(self: OnSequences, y, labels) -> bool:
+    "Whether a label is of a class of the training; without one nothing says when to stop."
+    return y.ndim > 1 or not is_classifier(self.model) or bool(np.isin(labels, y).any())
+
+
+@patch
 def _inputs(self: OnSequences, X: Examples) -> tuple:
     "What the model reads: sequences, and the table that joins late."
     sequences = self.encoder_.encode(X)
@@ -163,7 +171,7 @@ def fit(
 @patch
 def _fit_model(self: OnSequences, X: Examples, y, validation) -> None:
     more = {} if self.features_ is None else {"features": self.features_.fit_transform(X, y)}
-    if validation is not None and self._takes_validation():
+    if validation is not None and self._takes_validation() and self._any_known(y, validation[1]):
         sequences, *table = self._inputs(validation[0])
         more["validation"] = (sequences, validation[1], *table)
     self.model_ = clone(self.model).fit(self.encoder_.encode(X), y, **more)
@@ -200,6 +208,8 @@ def _answer(model, X, classes=None) -> np.ndarray:
     "Amounts (n,); or probabilities (n, classes), 0 for a class that the model never saw."
     if classes is None:
         return np.asarray(model.predict(X), "float64")
+    if not np.isin(model.classes_, classes).all():
+        raise LogError("a member knows classes that the labels lack; give examples of all of them")
     proba = np.zeros((_rows(X), len(classes)))
     proba[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(X)
     return proba
@@ -243,7 +253,7 @@ def simplex_weights(
     loss,  # weights (n,) -> number
     n: int,  # members
 ) -> np.ndarray:  # (n,), at least 0, with the sum 1
-    "The weights with the least loss, by sequential quadratic programming from equal weights."
+    "The weights with the least loss, by SLSQP from equal weights. LogError where the loss is not finite."
     found = minimize(
         loss,
         np.full(n, 1 / n),
@@ -252,6 +262,8 @@ def simplex_weights(
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
         options={"maxiter": 300, "ftol": 1e-10},
     )
+    if not np.isfinite([found.fun, *found.x]).all():
+        raise LogError("no weights were found; look for predictions that are not finite")
     weights = found.x.clip(0)
     return weights / weights.sum()
 
@@ -292,6 +304,14 @@ class FusedModel(MetaEstimatorMixin, _BaseComposition):
         "Set parameters, those of members as `name__parameter`."
         self._set_params("estimators", **params)
         return self
+
+
+class FusedClassifier(ClassifierMixin, FusedModel):
+    "A fused model that gives probabilities."
+
+    def predict(self, X, *more, **named) -> np.ndarray:  # what `predict_proba` takes
+        "The most probable class."
+        return self.classes_[self.predict_proba(X, *more, **named).argmax(axis=1)]
 
 # %% ../../nbs/models/07_fusion.ipynb #aa5c85f3
 @patch
@@ -337,6 +357,8 @@ KINDS = (*MEANS, "rank")
 
 def _fixed_weights(weights, n: int) -> np.ndarray:
     "Weights that are given, or equal ones, with the sum 1."
+    if not n:
+        raise LogError("there is nothing to fuse; pass at least one")
     if isinstance(weights, str) and weights != "equal":
         raise LogError(f"weights {weights!r} is unknown; pass 'equal', 'fitted' or a number for each member")
     given = np.ones(n) if isinstance(weights, str) else np.asarray(weights, "float64")
@@ -345,7 +367,7 @@ def _fixed_weights(weights, n: int) -> np.ndarray:
     return given / given.sum()
 
 # %% ../../nbs/models/07_fusion.ipynb #d37abeb9
-class AverageClassifier(ClassifierMixin, FusedModel):
+class AverageClassifier(FusedClassifier):
     """The mean of several classifiers, with weights that may be learned from out-of-fold predictions.
 
     The weights have the least log loss on predictions for examples that the members did not see; then all
@@ -426,12 +448,6 @@ def predict_proba(self: AverageClassifier, X) -> np.ndarray:  # (n, classes)
         return MEANS[self.kind](said, self.weights_)
     return self.final_.predict_proba(logit(self.weights_ @ self._places(said))[:, None])
 
-# %% ../../nbs/models/07_fusion.ipynb #9b95b322
-@patch
-def predict(self: AverageClassifier, X) -> np.ndarray:
-    "The most probable class."
-    return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
 # %% ../../nbs/models/07_fusion.ipynb #670788a5
 def log_odds_of(
     said: np.ndarray,  # (members, n, classes)
@@ -444,7 +460,7 @@ def log_odds_of(
     return centred.transpose(1, 0, 2).reshape(said.shape[1], -1)
 
 # %% ../../nbs/models/07_fusion.ipynb #2a8b5c9f
-class StackedClassifier(ClassifierMixin, FusedModel):
+class StackedClassifier(FusedClassifier):
     """A model that reads the answers of several classifiers (Wolpert 1992).
 
     It learns from out-of-fold predictions; then all members are fitted to all examples. `cv='prefit'`: the
@@ -473,10 +489,6 @@ class StackedClassifier(ClassifierMixin, FusedModel):
         "The probability of each class, (n, classes), in the order of `classes_`."
         check_is_fitted(self, "estimators_")
         return _answer(self.final_, log_odds_of(self._ask(self.estimators_, X)), self.classes_)
-
-    def predict(self, X) -> np.ndarray:
-        "The most probable class."
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 # %% ../../nbs/models/07_fusion.ipynb #cd8506f1
 class AverageRegressor(RegressorMixin, FusedModel):
@@ -537,16 +549,24 @@ class StackedRegressor(RegressorMixin, FusedModel):
         return self.final_.predict(self._ask(self.estimators_, X).T)
 
 # %% ../../nbs/models/07_fusion.ipynb #71698abe
+def _fusion_weights(weights, constant: float, n: int) -> np.ndarray:
+    if not constant >= 0:
+        raise LogError(f"constant is {constant}; give a number of at least 0")
+    return _fixed_weights("equal" if weights is None else weights, n)
+
+
 def reciprocal_rank_fusion(
-    lists,  # lists of ids, best first; an id that a list does not hold gets nothing from it
-    constant: float = 60.0,  # the larger, the less the first places stand out
+    lists,  # lists of ids, best first; of an id that a list holds twice the first place counts
+    constant: float = 60.0,  # at least 0; the larger, the less the first places stand out
     weights=None,  # a number of at least 0 for each list; None: all alike
 ) -> pd.Series:  # ids, best first -> score; of ids that score the same the one that was listed first is first
-    "Fuse ranked lists by the places of their items (Cormack, Clarke and Buettcher 2009)."
-    weights = _fixed_weights("equal" if weights is None else weights, len(lists))
+    """Fuse ranked lists by the places of their items (Cormack, Clarke and Buettcher 2009).
+
+    An id gets nothing from a list that does not hold it."""
+    weights = _fusion_weights(weights, constant, len(lists))
     scores = {}
     for weight, items in zip(weights, lists, strict=True):
-        for place, item in enumerate(items, start=1):
+        for place, item in enumerate(dict.fromkeys(items), start=1):
             scores[item] = scores.get(item, 0.0) + weight / (constant + place)
     found = pd.Series(scores, dtype="float64")
     return found.iloc[np.argsort(-found.to_numpy(), kind="stable")]
@@ -559,7 +579,7 @@ class ReciprocalRankFusion(NextItemModel):
     Items of the history take part in the ranking of each member, and are hidden afterwards."""
 
     models: tuple = ()  # next-item models, not fitted
-    constant: float = 60.0  # the larger, the less the first places stand out
+    constant: float = 60.0  # at least 0; the larger, the less the first places stand out
     weights: tuple | None = None  # a number of at least 0 for each model; None: all alike
 
 
@@ -567,7 +587,7 @@ class ReciprocalRankFusion(NextItemModel):
 def _learn(self: ReciprocalRankFusion, X, validation, sequences):
     if not self.models:
         raise LogError("there is no model to fuse; pass next-item models, such as (MarkovChain(), GRU4Rec())")
-    self.weights_ = _fixed_weights("equal" if self.weights is None else self.weights, len(self.models))
+    self.weights_ = _fusion_weights(self.weights, self.constant, len(self.models))
     self.models_ = [clone(model).fit(sequences, validation) for model in self.models]
 
 
@@ -595,27 +615,33 @@ def _save_part(model, folder: Path) -> None:
     save_model(model.estimator if isinstance(model, FrozenEstimator) else model, folder)
 
 
-def _files_in(folder: Path) -> list:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def _files_in(folder: Path, parts=(".",)) -> list:
+    "The files of a folder, or of parts of it: another model that was saved there before may have had others."
+    found = [path for part in parts for path in (folder / part, *(folder / part).rglob("*"))]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 # %% ../../nbs/models/07_fusion.ipynb #c0e989c3
+_PARTS = {"final_": "final", "reference_": "reference.npz"}  # what only some fused models have
+
+
 @patch
 def save(self: FusedModel, folder) -> Path:
     "Write the members, the weights or the final model, and `manifest.json`. The splits are not kept."
     check_is_fitted(self, "estimators_")
-    folder, names = Path(folder), self._member_names()
-    for i, model in enumerate(self.estimators_):
-        _save_part(model, folder / f"member_{i}")
-    if hasattr(self, "final_"):
+    folder, more = Path(folder), [name for name in _PARTS if hasattr(self, name)]
+    files = [f"member_{i}" for i in range(len(self.estimators_))] + [_PARTS[name] for name in more]
+    for name, model in zip(files, self.estimators_, strict=False):
+        _save_part(model, folder / name)
+    if "final_" in more:
         _save_part(self.final_, folder / "final")
-    if hasattr(self, "reference_"):
+    if "reference_" in more:
         np.savez(folder / "reference.npz", reference=self.reference_)
-    contents = {"params": self._plain_params(), "members": names}
+    contents = {"params": self._plain_params(), "members": self._member_names(), "parts": more}
     if hasattr(self, "weights_"):
         contents["weights"] = self.weights_.tolist()
     if hasattr(self, "classes_"):
         contents["classes"] = pack_classes(self.classes_)
-    return write_manifest(folder, type(self).__name__, contents, _files_in(folder))
+    return write_manifest(folder, type(self).__name__, contents, _files_in(folder, files))
 
 
 @patch
@@ -643,9 +669,9 @@ def load(cls: FusedModel, folder) -> FusedModel:
             model.weights_ = np.array(saved["weights"])
         if "classes" in saved:
             model.classes_ = unpack_classes(saved["classes"])
-        if (folder / "final").exists():
+        if "final_" in saved["parts"]:
             model.final_ = load_model(folder / "final")
-        if (folder / "reference.npz").exists():
+        if "reference_" in saved["parts"]:
             model.reference_ = np.load(folder / "reference.npz", allow_pickle=False)["reference"]
     return model
 
@@ -659,20 +685,23 @@ def _remade(cls: FusedModel, members: list, params: dict) -> FusedModel:
 def save(self: OnSequences, folder) -> Path:  # noqa: F811
     "Write encoder, features and model, and `manifest.json`."
     check_is_fitted(self, "model_")
-    folder = Path(folder)
+    folder, parts = Path(folder), ["encoder", "model"]
     self.encoder_.save(folder / "encoder")
     _save_part(self.model_, folder / "model")
     if self.features_ is not None:
         _save_part(self.features_, folder / "features")
-    return write_manifest(folder, "OnSequences", {"holdout": self.holdout}, _files_in(folder))
+        parts.append("features")
+    facts = {"holdout": self.holdout, "features": self.features_ is not None}
+    return write_manifest(folder, "OnSequences", facts, _files_in(folder, parts))
 
 
 @patch(cls_method=True)
 def load(cls: OnSequences, folder) -> OnSequences:  # noqa: F811
     "Read what `save` wrote."
     saved, folder = read_manifest(folder, "OnSequences"), Path(folder)
+    with undamaged(folder / "manifest.json"):
+        features = load_model(folder / "features") if saved["features"] else None
     encoder, model = SequenceEncoder.load(folder / "encoder"), load_fused(folder / "model")
-    features = load_model(folder / "features") if (folder / "features").exists() else None
     made = cls(model, FrozenEstimator(encoder), features, saved["holdout"])
     made.encoder_, made.model_, made.features_ = encoder, model, features
     if hasattr(model, "classes_"):
@@ -684,11 +713,11 @@ def load(cls: OnSequences, folder) -> OnSequences:  # noqa: F811
 def save(self: ReciprocalRankFusion, folder) -> Path:  # noqa: F811
     "Write the recommenders and `manifest.json`."
     check_is_fitted(self, "models_")
-    folder = Path(folder)
-    for i, model in enumerate(self.models_):
-        model.save(folder / f"model_{i}")
+    folder, parts = Path(folder), [f"model_{i}" for i in range(len(self.models_))]
+    for name, model in zip(parts, self.models_, strict=True):
+        model.save(folder / name)
     facts = {"constant": self.constant, "weights": self.weights_.tolist(), "models": len(self.models_)}
-    return write_manifest(folder, "ReciprocalRankFusion", facts, _files_in(folder))
+    return write_manifest(folder, "ReciprocalRankFusion", facts, _files_in(folder, parts))
 
 
 @patch(cls_method=True)
@@ -869,7 +898,7 @@ def __setstate__(self: StateFeatures, state: dict) -> None:
     vars(self).update(state)
 
 # %% ../../nbs/models/07_fusion.ipynb #d80a685f
-class SnapshotClassifier(ClassifierMixin, FusedModel):
+class SnapshotClassifier(FusedClassifier):
     """Copies of one network, kept at the end of each cycle of its learning rate (Huang et al. 2017).
 
     Reads `Sequences`; `OnSequences` around it reads `Examples`. After `fit`: `estimators_`, the copies, and
@@ -894,11 +923,17 @@ class SnapshotClassifier(ClassifierMixin, FusedModel):
         return [f"cycle {i + 1}" for i in range(len(self.estimators_))]
 
 # %% ../../nbs/models/07_fusion.ipynb #e436f969
+def _check_class_weight(model) -> None:
+    if model.class_weight is not None:
+        raise LogError("class_weight has no meaning here; leave it None")
+
+
 @patch
 def fit(self: SnapshotClassifier, X: Sequences, y, features=None):  # noqa: F811
     "Train through all cycles. Sets the global random seeds, as the network does."
     if self.cycles < 1:
         raise LogError(f"cycles is {self.cycles}; give at least 1")
+    _check_class_weight(self.model)
     model = clone(self.model)
     self.classes_, codes = check_labels(X, y)
     model.classes_, late = self.classes_, model._begin(X, features)
@@ -918,12 +953,6 @@ def predict_proba(self: SnapshotClassifier, X: Sequences, features=None) -> np.n
     "The mean probability of each class, (n, classes)."
     check_is_fitted(self, "estimators_")
     return np.mean([model.predict_proba(X, features) for model in self.estimators_], axis=0)
-
-
-@patch
-def predict(self: SnapshotClassifier, X: Sequences, features=None) -> np.ndarray:  # noqa: F811
-    "The most probable class."
-    return self.classes_[self.predict_proba(X, features).argmax(axis=1)]
 
 # %% ../../nbs/models/07_fusion.ipynb #ff46074d
 def _snapshot_epoch(model: SequenceNetwork, data: tuple, cycle: int, epoch: int) -> float:
@@ -962,7 +991,8 @@ class SoftClassifier(SequenceClassifier):
     "A `SequenceClassifier` that learns from probabilities; its classes are numbered from 0."
 
     def fit(self, X: Sequences, y, validation=None, features=None):
-        "Train on probabilities (n, classes). LogError for any other `y`."
+        "Train on probabilities (n, classes). LogError for any other `y`, and for a `class_weight`."
+        _check_class_weight(self)
         q = _soft_labels(X, y)
         n, late = q.shape[1], self._begin(X, features)
         self.classes_, two = np.arange(n), n == 2
@@ -1030,7 +1060,7 @@ def save(self: DistilledClassifier, folder) -> Path:  # noqa: F811
     check_is_fitted(self, "student_")
     _save_part(self.student_, Path(folder) / "student")
     facts = {"classes": pack_classes(self.classes_)}
-    return write_manifest(folder, "DistilledClassifier", facts, _files_in(Path(folder)))
+    return write_manifest(folder, "DistilledClassifier", facts, _files_in(Path(folder), ["student"]))
 
 
 @patch(cls_method=True)
@@ -1137,6 +1167,13 @@ def _build(self: PretrainedClassifier, output, loss, features: int):
     optimizer = make_optimizer(rate) if self.slow == 1 else slowed_optimizer(rate, factors)
     self.network_.compile(optimizer, loss, weighted_metrics=[], jit_compile=how)
     trace_once(self.network_)
+
+
+@patch
+def _identity(self: PretrainedClassifier, *data) -> dict:
+    "What the source has learned counts too: its parameters do not tell."
+    start = None if self.source is None else tuple(self.source.network_.get_weights())
+    return SequenceNetwork._identity(self, *data, start)
 
 
 @patch

@@ -3,12 +3,14 @@
 import os
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_classifier
 from sklearn.ensemble import StackingClassifier, StackingRegressor, VotingClassifier, VotingRegressor
 from sklearn.frozen import FrozenEstimator
@@ -38,11 +40,13 @@ from seqbook.models.fusion import (
     StackedClassifier,
     StackedRegressor,
     StateFeatures,
+    _snapshot_epoch,
     arithmetic_mean,
     error_diversity,
     geometric_mean,
     last_states,
     load_fused,
+    log_odds_of,
     longest_histories,
     mask_events,
     out_of_fold,
@@ -189,6 +193,22 @@ class TestWeights:
         with pytest.raises(LogError, match="weights"):
             AverageClassifier(members(), weights).fit(*table())
 
+    @pytest.mark.filterwarnings("ignore:invalid value")
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_predictions_that_are_not_finite_give_no_weights(self, bad):
+        class Broken(RegressorMixin, BaseEstimator):
+            def fit(self, X, y):
+                self.fitted_ = True
+                return self
+
+            def predict(self, X):
+                return np.where(np.arange(len(X)) == 1, bad, 1.0)
+
+        X, _ = table()
+        fused = AverageRegressor([("ridge", Ridge()), ("broken", Broken())], "fitted", KFold(3))
+        with pytest.raises(LogError, match="not finite"):
+            fused.fit(X, X[:, 0])
+
     def test_given_weights_are_brought_to_the_sum_one(self):
         X, y = table()
         a = AverageClassifier(members(), [1, 1, 2]).fit(X, y)
@@ -257,6 +277,34 @@ class TestAgreement:
         theirs = StackingClassifier(members(), make_pipeline(to_odds, LogisticRegression()), cv=cv).fit(X, y)
         ours = StackedClassifier(members(), cv=cv).fit(X, y)
         assert np.allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+
+    def test_stacking_of_three_classes_on_the_same_folds(self):
+        def to_logs(p):
+            logs = np.log(np.maximum(p, 1e-6)).reshape(len(p), -1, 3)
+            return (logs - logs.mean(axis=2, keepdims=True)).reshape(len(p), -1)
+
+        (X, y), cv = table(classes=3), KFold(5)
+        final = make_pipeline(FunctionTransformer(to_logs), LogisticRegression())
+        theirs = StackingClassifier(members(), final, cv=cv).fit(X, y)
+        ours = StackedClassifier(members(), cv=cv).fit(X, y)
+        assert ours.predict_proba(X).shape == (len(X), 3)
+        assert np.allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+        assert np.array_equal(ours.predict(X), theirs.predict(X))
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_log_odds_hold_all_that_the_members_said(self, classes):
+        said = np.maximum(probabilities(np.random.default_rng(0), 2, 30, classes), 1e-4)
+        said /= said.sum(axis=2, keepdims=True)
+        found = log_odds_of(said)
+        assert found.shape == (30, 2 if classes == 2 else 6)
+        for i, member in enumerate(said):
+            if classes == 2:
+                back = 1 / (1 + np.exp(-found[:, i]))
+                assert np.allclose(back, member[:, 1])
+            else:
+                mine = found[:, 3 * i : 3 * i + 3]
+                assert np.allclose(mine.sum(axis=1), 0)
+                assert np.allclose(softmax(mine, axis=1), member)
 
     def test_regressors(self):
         X, _ = table()
@@ -390,6 +438,14 @@ class TestEstimators:
         rows, said = out_of_fold([("bayes", GaussianNB())], X, y, [(np.arange(30), np.arange(30, 60))])
         assert said.shape == (1, 30, 3) and (said[0, :, 2] == 0).all() and np.allclose(said.sum(axis=2), 1)
 
+    @pytest.mark.parametrize("make", [AverageClassifier, StackedClassifier])
+    def test_a_fitted_member_that_knows_another_class_is_refused(self, make):
+        X, y = table(classes=3)
+        fitted, some = [(name, model.fit(X, y)) for name, model in members()], y < 2
+        for rows in (some, y > 0, y != 1):
+            with pytest.raises(LogError, match="classes that the labels lack"):
+                make(fitted, cv="prefit").fit(X[rows], y[rows]).predict_proba(X)
+
     @pytest.mark.parametrize(
         ("fused", "say"),
         [
@@ -458,6 +514,28 @@ class TestLists:
     @given(st.permutations(list(range(8))), st.integers(1, 4))
     def test_copies_of_one_list_keep_its_order(self, items, copies):
         assert list(reciprocal_rank_fusion([items] * copies).index) == list(items)
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=9), min_size=1, max_size=4))
+    def test_an_id_twice_in_a_list_counts_once_at_its_first_place(self, lists):
+        once = [[item for i, item in enumerate(items) if item not in items[:i]] for items in lists]
+        pd.testing.assert_series_equal(reciprocal_rank_fusion(lists), reciprocal_rank_fusion(once))
+
+    def test_the_first_place_counts_by_hand(self):
+        found = reciprocal_rank_fusion([["a", "b", "a", "c", "a"]], constant=0)
+        assert found.to_dict() == pytest.approx({"a": 1, "b": 1 / 2, "c": 1 / 3})
+
+    def test_nothing_to_fuse(self):
+        with pytest.raises(LogError, match="nothing to fuse"):
+            reciprocal_rank_fusion([])
+
+    @pytest.mark.parametrize("constant", [-1, -1e-9, np.nan])
+    def test_impossible_constants(self, constant, shop):
+        with pytest.raises(LogError, match="constant"):
+            reciprocal_rank_fusion([["a"]], constant)
+        seen = SequenceEncoder(("item_id",)).fit(shop.events).encode(shop.events)
+        with pytest.raises(LogError, match="constant"):
+            ReciprocalRankFusion((Popularity(),), constant=constant).fit(seen)
 
     def test_the_model_agrees_with_the_fused_lists(self, shop):
         seen = SequenceEncoder(("item_id",)).fit(shop.events).encode(shop.events)
@@ -546,6 +624,33 @@ class TestSaved:
         assert np.allclose(back.predict_proba(parts[1]), fused.predict_proba(parts[1]))
         assert back.estimators_[0].weights == [1, 3]
 
+    def test_over_an_old_model(self, parts, tmp_path):
+        train, test = parts
+        folder, few = tmp_path / "model", FeatureBuilder(families=("frequency",), windows=(None,))
+        for features in (few, None, few):
+            model = OnSequences(SequenceClassifier("bag", **TINY), features=features).fit(train)
+            back = load_fused(model.save(folder))
+            assert (back.features_ is None) == (features is None)
+            assert np.allclose(back.predict_proba(test), model.predict_proba(test), atol=1e-6)
+
+    def test_averages_over_other_averages(self, parts, tmp_path):
+        train, test = parts
+        for kind in ("rank", "arithmetic", "rank"):
+            fused = AverageClassifier(pair(), "fitted", kind).fit(train)
+            back = load_fused(fused.save(tmp_path / "model"))
+            assert hasattr(back, "final_") == hasattr(back, "reference_") == (kind == "rank")
+            assert np.allclose(back.predict_proba(test), fused.predict_proba(test))
+        alone = AverageClassifier(pair()[:1]).fit(train)
+        back = load_fused(alone.save(tmp_path / "model"))
+        assert np.allclose(back.predict_proba(test), alone.predict_proba(test))
+
+    def test_lists_over_other_lists(self, shop, tmp_path):
+        seen = SequenceEncoder(("item_id",)).fit(shop.events).encode(shop.events)
+        for models in ((MarkovChain(), SessionKNN()), (Popularity(),)):
+            fused = ReciprocalRankFusion(models).fit(seen)
+            back = load_fused(fused.save(tmp_path / "lists"))
+            assert np.array_equal(back.recommend(seen[:20]).items, fused.recommend(seen[:20]).items)
+
     def test_no_pickle_is_written(self, parts, tmp_path):
         AverageClassifier(pair(), "fitted", "rank").fit(parts[0]).save(tmp_path / "model")
         found = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
@@ -613,6 +718,14 @@ class TestNetworks:
         back = load_fused(model.save(tmp_path / "model"))
         assert np.allclose(back.predict_proba(test), model.predict_proba(test), atol=1e-6)
 
+    def test_a_validation_part_without_a_class_of_the_training_says_nothing(self, parts):
+        early, late = next(TimeSplit().split(parts[0]))
+        train, valid = parts[0][early], parts[0][late]
+        model = OnSequences(SequenceClassifier("bag", **TINY))
+        model.fit(train, validation=(valid, np.full(len(valid), 7)))
+        assert "val_log_loss" not in model.model_.history_
+        assert len(model.model_.history_) == TINY["epochs"]
+
     def test_amounts(self, shop):
         spend = Spend("14d").examples(shop.events)
         model = OnSequences(SequenceRegressor("bag", **TINY))
@@ -630,6 +743,32 @@ class TestNetworks:
         assert np.allclose(back.predict_proba(parts[1]), model.predict_proba(parts[1]), atol=1e-6)
         with pytest.raises(LogError, match="cycles"):
             SnapshotClassifier(SequenceClassifier("bag", **TINY), 0).fit(X, parts[1].label)
+
+    def test_the_learning_rate_falls_along_a_cosine_in_each_cycle(self, parts):
+        rates, X = [], SequenceEncoder(("behavior",)).fit(parts[0].fit_log()).encode(parts[0])
+        optimizer = SimpleNamespace(learning_rate=None)
+
+        def train_on_batch(*batch):
+            rates.append(optimizer.learning_rate)
+            return 0.5
+
+        network = SimpleNamespace(optimizer=optimizer, train_on_batch=train_on_batch)
+        model = SimpleNamespace(network_=network, seed=0, batch_size=64, epochs=3, learning_rate=0.2)
+        data = X, parts[0].label.astype("float32"), None, None
+        for cycle in range(2):
+            for epoch in range(3):
+                assert _snapshot_epoch(model, data, cycle, epoch) == 0.5
+        steps = len(rates) // 2
+        cosine = 0.1 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+        assert steps > 6 and np.allclose(rates, np.tile(cosine, 2))
+
+    def test_class_weights_are_refused_where_they_have_no_meaning(self, parts):
+        X = SequenceEncoder(("behavior",)).fit(parts[0].fit_log()).encode(parts[0])
+        y = parts[0].label
+        with pytest.raises(LogError, match="class_weight"):
+            SnapshotClassifier(SequenceClassifier("bag", class_weight="balanced", **TINY)).fit(X, y)
+        with pytest.raises(LogError, match="class_weight"):
+            SoftClassifier("bag", class_weight={0: 1, 1: 9}, **TINY).fit(X, np.eye(2)[y])
 
     def test_a_student_follows_its_teacher(self, parts, tmp_path):
         train, test = parts
@@ -705,23 +844,47 @@ class TestTransfer:
         back = load_fused(model.save(tmp_path / "model"))
         assert np.allclose(back.predict_proba(X), plain, atol=1e-6)
 
+    def test_a_fit_from_another_source_does_not_go_on(self, parts, pretrained, tmp_path):
+        encoder, source = pretrained
+        X, y = encoder.encode(parts[0]), parts[0].label
+        other = NextEventModel("gru", end=False, **TINY).fit(encoder.encode(longest_histories(parts[0]))[:99])
+        assert repr(other) == repr(source)
+
+        def fit(start):
+            how = {**TINY, "checkpoint": tmp_path / "checkpoint"}
+            return PretrainedClassifier("gru", FrozenEstimator(start), **how).fit(X, y)
+
+        first = fit(source).predict_proba(X)
+        assert np.allclose(fit(source).predict_proba(X), first, atol=1e-6)
+        with pytest.raises(LogError, match="belongs to another fit"):
+            fit(other)
+
     def test_clone_keeps_a_frozen_source(self, pretrained):
         model = PretrainedClassifier("gru", FrozenEstimator(pretrained[1]), slow=0.1, units=8)
         again = clone(OnSequences(model, FrozenEstimator(pretrained[0])))
         assert again.model.source.estimator is pretrained[1] and again.model.slow == 0.1
         assert again.encoder.estimator is pretrained[0] and again.model.units == 8
 
-    def test_states_are_columns_that_no_label_and_no_future_changes(self, parts, pretrained):
+    def test_states_are_columns_that_no_label_changes(self, parts, pretrained):
         encoder, source = pretrained
         states = StateFeatures(FrozenEstimator(source), FrozenEstimator(encoder)).fit(parts[0])
         found = states.transform(parts[1])
         assert found.shape == (len(parts[1]), 8) and list(found) == list(states.get_feature_names_out())
         lied = replace(parts[1], label=1 - parts[1].label)
         assert np.allclose(found, states.transform(lied))
-        cut = parts[1].log.assign(
-            behavior=parts[1].log["behavior"].where(parts[1].log.index < parts[1].stop.max())
-        )
-        assert np.allclose(found, states.transform(replace(parts[1], log=cut)))
+
+    def test_states_read_the_rows_of_the_history_and_no_other(self, parts, pretrained):
+        encoder, source = pretrained
+        states = StateFeatures(FrozenEstimator(source), FrozenEstimator(encoder)).fit(parts[0])
+        test = parts[1]
+        found, place = states.transform(test).to_numpy(), np.arange(len(test.log))
+        long = np.flatnonzero(test.stop - test.start > 1)
+        for i in long[:: len(long) // 5]:
+            inside = (place >= test.start[i]) & (place < test.stop[i])
+            for hidden, same in ((~inside, True), (inside, False)):
+                cut = test.log.assign(behavior=test.log["behavior"].mask(hidden))
+                state = states.transform(replace(test[[i]], log=cut)).to_numpy()
+                assert np.allclose(state, found[[i]], atol=1e-5) == same
 
     def test_the_state_is_that_of_the_last_event_and_zero_without_any(self, parts, pretrained):
         encoder, source = pretrained
@@ -779,6 +942,18 @@ class TestOnSequences:
         )
         model.fit(again[again.label_end <= train.label_end.max()])
         assert item not in model.encoder_.vocabularies_["item"].values
+
+    def test_a_frozen_encoder_stays_as_it_is(self, parts, shop):
+        train, test = parts
+        other = shop.events.assign(behavior=shop.events["behavior"].replace("view", "look"))
+        encoder = SequenceEncoder(("behavior", "log_gap", "log_age")).fit(other)
+        known = encoder.vocabularies_["behavior"].values.tolist()
+        model = OnSequences(CountsClassifier(), FrozenEstimator(encoder)).fit(train)
+        assert model.encoder_ is encoder and "look" in known
+        assert encoder.vocabularies_["behavior"].values.tolist() == known
+        anew = OnSequences(CountsClassifier(), encoder).fit(train)
+        assert "view" in anew.encoder_.vocabularies_["behavior"].values
+        assert encoder.vocabularies_["behavior"].values.tolist() == known
 
     def test_a_regressor_mixin_without_labels(self):
         class Mean(RegressorMixin, BaseEstimator):
