@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_TASKS', 'AMOUNTS', 'RANKED', 'NETWORKS', 'ITEM_NETWORKS', 'ITEM_COUNTS', 'NEXT_ITEM', 'RUN_MODELS',
            'DEFAULT_MODELS', 'HORIZONS', 'CUTOFFS', 'FIELDS', 'MIN_ITEM_COUNT', 'SELECTED', 'EXPLAINED', 'SHOWN',
-           'ASKED', 'PARTS', 'COMPARED', 'RunConfig', 'RunResult', 'run_job', 'predict_job', 'OnExamples',
-           'BestPossible', 'compare_job']
+           'ASKED', 'PARTS', 'COMPARED', 'RunConfig', 'RunResult', 'run_job', 'predict_job', 'OnItems', 'BestPossible',
+           'compare_job']
 
 # %% ../nbs/job.ipynb #8f4d7fdd
 import hashlib
@@ -18,13 +18,11 @@ import warnings
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from glob import glob
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
 
 import seqbook
@@ -70,6 +68,7 @@ from seqbook.models.classical import (
     unpack_classes,
     write_manifest,
 )
+from .models.fusion import OnSequences
 
 # %% ../nbs/job.ipynb #b463584a
 RUN_TASKS = ("purchase", "churn", "next-behavior", "spend", "next-item")
@@ -1421,75 +1420,6 @@ def _ask(task, events, at):
         raise LogError(f"no session is in progress at {moment}; choose another moment with --at")
     return asked
 
-# %% ../nbs/job.ipynb #00f06d1f
-class OnExamples(BaseEstimator):
-    "A model of encoded events that takes `Examples`; its encoder learns from the examples of `fit`."
-
-    def __init__(
-        self,
-        model,  # with fit, and predict_proba, predict or target_ranks, of `Sequences`
-        fields=FIELDS,  # as in `SequenceEncoder`
-        max_length: int | None = None,  # it reads the last so many events
-    ):
-        self.model, self.fields, self.max_length = model, fields, max_length
-
-    def fit(self, X: Examples, y, validation=None):  # validation: (examples, labels), for models that take it
-        "Fit the encoder and a copy of the model."
-        self.model_, ranked = clone(self.model), hasattr(self.model, "target_ranks")
-        log = _with_answers(X, y) if ranked else X.fit_log()
-        self.encoder_ = SequenceEncoder(tuple(self.fields), min_count=MIN_ITEM_COUNT).fit(log)
-        how = self._validation(y, validation, ranked)
-        if ranked:
-            self.model_.fit(self.encoder_.encode(log), **how)
-        else:
-            self.model_.fit(self._read(X), y, **how)
-        return self
-
-    def _read(self, X):
-        encoded = self.encoder_.encode(X)
-        return encoded if self.max_length is None else encoded.truncate(self.max_length)
-
-# %% ../nbs/job.ipynb #8f6fe459
-@patch
-def _validation(self: OnExamples, y, validation, ranked: bool) -> dict:
-    "What the model's `fit` is told of the validation part; nothing where it has no class of the training."
-    if validation is None or "validation" not in signature(self.model_.fit).parameters:
-        return {}
-    classes = is_classifier(self.model_) and not ranked
-    if classes and not np.isin(validation[1], np.unique(y)).any():
-        return {}
-    return {"validation": (self._read(validation[0]), validation[1])}
-
-
-@patch(as_prop=True)
-def classes_(self: OnExamples):
-    return self.model_.classes_
-
-
-@patch
-def predict(self: OnExamples, X: Examples) -> np.ndarray:
-    "What the model predicts."
-    return self.model_.predict(self._read(X))
-
-
-@patch
-def predict_proba(self: OnExamples, X: Examples) -> np.ndarray:
-    "The model's probabilities, (n, classes)."
-    return self.model_.predict_proba(self._read(X))
-
-
-@patch
-def target_ranks(self: OnExamples, X: Examples, targets) -> np.ndarray:
-    "The rank of each target among all items that the model knows."
-    return self.model_.target_ranks(self._read(X), targets)
-
-
-@patch
-def save(self: OnExamples, folder):
-    "Write encoder and model to a folder."
-    self.encoder_.save(Path(folder) / "encoder")
-    return save_model(self.model_, Path(folder) / "model")
-
 # %% ../nbs/job.ipynb #e53aa6d0
 def _with_answers(X, y) -> pd.DataFrame:
     "The log of the histories, and the last label of each user as the event that it was."
@@ -1497,6 +1427,23 @@ def _with_answers(X, y) -> pd.DataFrame:
     last = last.sort_values(TIME, kind="stable").drop_duplicates(USER, keep="last")
     columns = [name for name in (USER, TIME, ITEM, BEHAVIOR) if name in X.log]
     return pd.concat([X.fit_log()[columns], last.assign(**{BEHAVIOR: VIEW})[columns]], ignore_index=True)
+
+# %% ../nbs/job.ipynb #5b0c7e1a
+class OnItems(OnSequences):
+    "Lets a next-item model take `Examples`: it learns from histories and the items that came next."
+
+    def fit(self, X: Examples, y, validation=None):  # validation: (examples, items)
+        "Fit the encoder and a copy of the model."
+        log, how = _with_answers(X, y), {}
+        self.encoder_, self.features_ = clone(self.encoder).fit(log), None
+        if validation is not None:
+            how["validation"] = (*self._inputs(validation[0]), validation[1])
+        self.model_ = clone(self.model).fit(self.encoder_.encode(log), **how)
+        return self
+
+    def target_ranks(self, X: Examples, targets) -> np.ndarray:
+        "The rank of each target among all items that the model knows."
+        return self.model_.target_ranks(*self._inputs(X), targets)
 
 # %% ../nbs/job.ipynb #2ab558a1
 class BestPossible(ClassifierMixin, BaseEstimator):
@@ -1524,8 +1471,11 @@ def _on_examples(name, config, folder, progress):
     model = _estimator(name, config, folder / "checkpoints" / name, progress)
     if name not in _ENCODED:
         return model
-    fields = (ITEM,) if config.task in RANKED else config.fields or FIELDS
-    return OnExamples(model, tuple(fields), config.max_length if name in NETWORKS else None)
+    if config.task in RANKED:
+        return OnItems(model, SequenceEncoder((ITEM,), min_count=MIN_ITEM_COUNT))
+    fields, length = tuple(config.fields or FIELDS), config.max_length if name in NETWORKS else None
+    encoder = SequenceEncoder(fields, min_count=MIN_ITEM_COUNT, max_length=length)
+    return OnSequences(model, encoder, holdout=0)
 
 
 def _contestants(config, models, folder, progress):

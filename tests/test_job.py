@@ -970,12 +970,23 @@ def test_a_model_on_examples_is_that_of_the_job(log, done, tmp_path):
     assert found.answers["counts", "split"][:, 1] == pytest.approx(proba, abs=1e-6)
 
 
-def test_a_model_on_examples_learns_nothing_from_the_test(log, done):
+def test_a_model_on_examples_learns_nothing_from_the_test(log, done, tmp_path):
     part, test = done.examples[done.index["training"]], done.examples[done.index["test"]]
     end = part.label_end.max()
     short = job._task(done.config).examples(log[log[TIME] < end], np.unique(part.cutoff), log_end=end)
-    whole, again = (job.OnExamples(job.CountsClassifier()).fit(some, some.label) for some in (part, short))
+    model = job._on_examples("counts", done.config, tmp_path, False)
+    whole, again = (job.clone(model).fit(some, some.label) for some in (part, short))
     assert len(short) == len(part) and np.array_equal(whole.predict_proba(test), again.predict_proba(test))
+
+
+def test_a_recommender_on_examples_is_nearly_that_of_the_job_and_is_saved(listed, tmp_path):
+    train, valid, test = (listed.examples[listed.index[part]] for part in job.PARTS)
+    model = job._on_examples("markov", listed.config, tmp_path, False)
+    ranks = model.fit(train, train.label, (valid, valid.label)).target_ranks(test, test.label)
+    theirs = listed.predictions["rank"].to_numpy()
+    assert len(ranks) == len(theirs) and abs((ranks <= 10).mean() - (theirs <= 10).mean()) < 0.05
+    back = job.OnItems.load(model.save(tmp_path / "model"))
+    assert np.array_equal(back.target_ranks(test, test.label), ranks)
 
 
 def test_the_answers_of_training_are_added_once_for_each_user(viewed):
