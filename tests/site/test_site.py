@@ -25,6 +25,7 @@ CHAPTERS = [path.relative_to(NBS).with_suffix("").as_posix() for path in chapter
 PAGES = sorted(
     path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts
 )
+ASKED = set()  # ids of the requests of pages
 SEEN = {}  # the state of each page, as test_page saw it
 FLAGS = [
     "--headless",
@@ -121,19 +122,23 @@ def show(browser, url: str, theme: str = "light") -> dict:
 
 
 def complaints(browser, site: str) -> list[str]:
-    """Console errors, failed requests and requests to other hosts since the last call."""
+    """Console errors, failed requests and requests to other hosts since the last call.
+
+    The browser has requests of its own, which fail where there is no network: only those of pages count."""
     found = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         params = message["params"]
         if message["method"] == "Network.requestWillBeSent":
             url = params["request"]["url"]
+            ASKED.add(params["requestId"])
             if not url.startswith((site, "data:", "blob:", "about:", "chrome:")):
                 found.append(f"asks another host: {url}")
         elif message["method"] == "Network.responseReceived" and params["response"]["status"] >= 400:
             found.append(f"{params['response']['status']} {params['response']['url']}")
         elif message["method"] == "Network.loadingFailed" and not params.get("canceled"):
-            found.append(f"failed: {params.get('errorText')}")
+            if params["requestId"] in ASKED:
+                found.append(f"failed: {params.get('errorText')}")
     return found
 
 
