@@ -441,7 +441,7 @@ def _divided(frame, owner, n):
 def _collected(tables, log):
     "Lazy tables as the kind of frame that the log is, a few at a time, one below the other."
     if isinstance(nw.from_native(log), nw.LazyFrame):
-        return next(tables).to_native()
+        return nw.concat([*tables]).to_native()
     running, done = deque(), []
     with ThreadPoolExecutor(_THREADS) as pool:
         for table in tables:

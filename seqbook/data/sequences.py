@@ -186,7 +186,7 @@ def _count_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Distinct numbers and their counts, in any order."
     if (span := _span(numbers)) is not None:
         low, size = span
-        return np.arange(low, low + size), np.bincount(numbers - low, minlength=size)
+        return low + np.arange(size), np.bincount(numbers - low, minlength=size)
     codes, ids = pd.factorize(numbers)
     return ids, np.bincount(codes, minlength=len(ids))
 

@@ -350,6 +350,16 @@ def test_engines_agree(seed):
     assert_same(expected, made(duckdb.connect().from_df(log)))
 
 
+def test_engines_agree_at_several_cutoffs(shop):
+    cutoffs, few = ["2024-02-01", "2024-02-15", "2024-03-01"], dict(families=["frequency"])
+    whole = history_features(shop, cutoffs, **few)
+    assert whole["cutoff"].nunique() == 3
+    for log in (pl.from_pandas(shop).lazy(), duckdb.connect().from_df(shop)):
+        table = to_pandas(history_features(log, cutoffs, **few)).sort_values(["cutoff", "user_id"])
+        assert_same(whole.drop(columns="cutoff"), table.drop(columns="cutoff").reset_index(drop=True))
+        assert (table["cutoff"].to_numpy() == whole["cutoff"].to_numpy()).all()
+
+
 def test_the_same_kind_of_frame_comes_back():
     log = to_log(0)[:1]
     for frame in (log, pl.from_pandas(log), pl.from_pandas(log).lazy(), pl.from_pandas(log).to_arrow()):

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from seqbook.data import sequences as module
@@ -107,6 +107,8 @@ IDS = st.one_of(
 
 @quick
 @given(IDS)
+@example([2**63 - 1])
+@example([-(2**63)])
 def test_ids_come_back_and_the_most_frequent_have_the_lowest_codes(ids):
     vocabulary = Vocabulary.fit(ids)
     codes = vocabulary.encode(ids)
