@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Dataset', 'Columns', 'Behaviors', 'Behavior', 'Format', 'Delimiter', 'Names', 'Encoding', 'TimeFormat',
-           'TimeZone', 'TimeUnit', 'SkipBadRows', 'Limit', 'MaxPerDay', 'MaxPerMinute', 'Overwrite', 'Quiet', 'run',
-           'compare', 'predict', 'copy_chapters', 'lab']
+           'TimeZone', 'TimeUnit', 'SkipBadRows', 'Limit', 'MaxPerDay', 'MaxPerMinute', 'Overwrite', 'Quiet', 'Log',
+           'Task', 'Horizon', 'Cutoffs', 'Gap', 'Fields', 'MaxLength', 'Epochs', 'Seed', 'Users', 'run', 'compare',
+           'predict', 'copy_chapters', 'lab']
 
 # %% ../nbs/cli.ipynb #62233299
 import hashlib
@@ -186,6 +187,63 @@ Overwrite = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_OUT)]
 
+# %% ../nbs/cli.ipynb #5d0c7a1e
+Log = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="LOG",
+        help="Files, addresses or patterns: CSV, TSV, JSON lines or Parquet, also compressed. "
+        "Default: the simulated shop.",
+        show_default=False,
+    ),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        help="What to predict: purchase, churn, next-behavior, spend or next-item.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Horizon = Annotated[
+    str | None,
+    typer.Option(
+        help="How far ahead purchase, churn and spend look: 30min, 12h, 7d. "
+        "Default: 7d, for churn and spend 30d.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Cutoffs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Training cutoffs, one horizon apart. Default: 8, or as many as fit.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Gap = Annotated[
+    str, typer.Option(help="The silence that ends a session, for next-behavior.", rich_help_panel=_MODEL)
+]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        help="What networks and counts read of each event: 'behavior,log_gap,log_age,item_id'. "
+        "Default: the first three.",
+        rich_help_panel=_MODEL,
+    ),
+]
+MaxLength = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Events of each history that a network reads, the last ones.", rich_help_panel=_MODEL
+    ),
+]
+Epochs = Annotated[
+    int,
+    typer.Option(min=1, help="Passes of a network over the training examples.", rich_help_panel=_MODEL),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_MODEL)]
+Users = Annotated[int, typer.Option(min=1, help="Shoppers of the simulated shop.", rich_help_panel=_LOG)]
+
 # %% ../nbs/cli.ipynb #bd717cce
 def _reading(options):
     "The options that say how a log is read and cleaned, as `RunConfig` and `predict_job` take them."
@@ -198,6 +256,15 @@ def _reading(options):
         "behaviors": _pairs(options["behaviors"], "--behaviors"),
         "names": _list(options["names"]),
     }
+
+
+def _config(options, **more):
+    "The job that the options of `run` and `compare` ask for."
+    from seqbook.job import RunConfig
+
+    own = "task horizon cutoffs gap max_length epochs seed users out overwrite resume".split()
+    chosen = {name: options[name] for name in own} | {"fields": _list(options["fields"])}
+    return RunConfig(log=options["log"] or None, **chosen, **_reading(options), **more)
 
 
 def _console(quiet):
@@ -220,30 +287,9 @@ def _warn(message, category):
 # %% ../nbs/cli.ipynb #b57ee955
 @app.command(rich_help_panel="Predict")
 def run(
-    log: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="LOG",
-            help="Files, addresses or patterns: CSV, TSV, JSON lines or Parquet, also compressed. "
-            "Default: the simulated shop.",
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What to predict: purchase, churn, next-behavior, spend or next-item.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = "purchase",
-    horizon: Annotated[
-        str | None,
-        typer.Option(
-            help="How far ahead purchase, churn and spend look: 30min, 12h, 7d. "
-            "Default: 7d, for churn and spend 30d.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
+    log: Log = None,
+    task: Task = "purchase",
+    horizon: Horizon = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -255,38 +301,13 @@ def run(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    cutoffs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Training cutoffs, one horizon apart. Default: 8, or as many as fit.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    gap: Annotated[
-        str, typer.Option(help="The silence that ends a session, for next-behavior.", rich_help_panel=_MODEL)
-    ] = "30min",
-    fields: Annotated[
-        str | None,
-        typer.Option(
-            help="What is read of each event: 'behavior,log_gap,log_age,item_id'. Default: the first three.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    max_length: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Events of each history that the model reads, the last ones.", rich_help_panel=_MODEL
-        ),
-    ] = 100,
-    epochs: Annotated[
-        int,
-        typer.Option(min=1, help="Passes of a network over the training examples.", rich_help_panel=_MODEL),
-    ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_MODEL)] = 0,
-    users: Annotated[
-        int, typer.Option(min=1, help="Shoppers of the simulated shop.", rich_help_panel=_LOG)
-    ] = 3000,
+    cutoffs: Cutoffs = None,
+    gap: Gap = "30min",
+    fields: Fields = None,
+    max_length: MaxLength = 100,
+    epochs: Epochs = 20,
+    seed: Seed = 0,
+    users: Users = 3000,
     dataset: Dataset = None,
     columns: Columns = None,
     behaviors: Behaviors = None,
@@ -314,31 +335,15 @@ def run(
     Writes report.html, predictions, metrics.json, the cleaned log, the removed rows and the model.
     """
     options, console = dict(locals()), _console(quiet)
-    from seqbook.job import RunConfig, run_job
+    from seqbook.job import run_job
 
-    own = "task horizon model cutoffs gap max_length epochs seed users out overwrite resume".split()
-    chosen = {**{name: options[name] for name in own}, "fields": _list(fields), **_reading(options)}
-    config = RunConfig(log=log or None, **chosen)
-    run_job(config, console=console, progress=not quiet)
+    run_job(_config(options, model=model), console=console, progress=not quiet)
 
 # %% ../nbs/cli.ipynb #f3a094c5
 @app.command(rich_help_panel="Predict")
 def compare(
-    log: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="LOG",
-            help="Files, addresses or patterns, as for `run`. Default: the simulated shop.",
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What to predict: purchase, churn, next-behavior, spend or next-item.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = "purchase",
+    log: Log = None,
+    task: Task = "purchase",
     models: Annotated[
         str | None,
         typer.Option(
@@ -353,43 +358,13 @@ def compare(
             help="The model that the others are compared with. Default: the best one.", rich_help_panel=_MODEL
         ),
     ] = None,
-    horizon: Annotated[
-        str | None,
-        typer.Option(
-            help="How far ahead purchase, churn and spend look: 30min, 12h, 7d. "
-            "Default: 7d, for churn and spend 30d.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    cutoffs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Training cutoffs, one horizon apart. Default: 8, or as many as fit.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    gap: Annotated[
-        str, typer.Option(help="The silence that ends a session, for next-behavior.", rich_help_panel=_MODEL)
-    ] = "30min",
-    fields: Annotated[
-        str | None,
-        typer.Option(
-            help="What networks and counts read of each event: 'behavior,log_gap,log_age,item_id'.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    max_length: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Events of each history that a network reads, the last ones.", rich_help_panel=_MODEL
-        ),
-    ] = 100,
-    epochs: Annotated[
-        int,
-        typer.Option(min=1, help="Passes of a network over the training examples.", rich_help_panel=_MODEL),
-    ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_MODEL)] = 0,
+    horizon: Horizon = None,
+    cutoffs: Cutoffs = None,
+    gap: Gap = "30min",
+    fields: Fields = None,
+    max_length: MaxLength = 100,
+    epochs: Epochs = 20,
+    seed: Seed = 0,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -399,9 +374,7 @@ def compare(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    users: Annotated[
-        int, typer.Option(min=1, help="Shoppers of the simulated shop.", rich_help_panel=_LOG)
-    ] = 3000,
+    users: Users = 3000,
     dataset: Dataset = None,
     columns: Columns = None,
     behaviors: Behaviors = None,
@@ -435,12 +408,9 @@ def compare(
     the others go on.
     """
     options, console = dict(locals()), _console(quiet)
-    from seqbook.job import RunConfig, compare_job
+    from seqbook.job import compare_job
 
-    own = "task horizon cutoffs gap max_length epochs seed users out overwrite resume".split()
-    chosen = {**{name: options[name] for name in own}, "fields": _list(fields), **_reading(options)}
-    config = RunConfig(log=log or None, **chosen)
-    compare_job(config, _list(models), baseline, jobs=jobs, console=console, progress=not quiet)
+    compare_job(_config(options), _list(models), baseline, jobs=jobs, console=console, progress=not quiet)
 
 # %% ../nbs/cli.ipynb #c9046775
 @app.command(rich_help_panel="Predict")

@@ -43,7 +43,6 @@ from seqbook.data.events import (
 from .data.sequences import UNKNOWN, SequenceEncoder
 from .data.tasks import TASKS, Churn, Examples, TimeSplit, check_learnable
 from seqbook.evaluation.metrics import (
-    LOWER_IS_BETTER,
     MIN_COUNT,
     choose_threshold,
     compare_models,
@@ -1205,17 +1204,11 @@ def run_job(
     _check_config(config)
     config = replace(config, model=config.model or DEFAULT_MODELS[config.task])
     folder, tell = _open_folder(config, _identity(config)), _Telling(console)
-    events, cleaning, notes = _clean(folder, config)
-    tell.cleaning(cleaning)
-    examples, index = _split(config, events)
-    index, drawn = _draw(config, index)
-    parts = _Parts(config, examples, index)
-    tell.parts(parts)
+    events, cleaning, parts, notes = _prepare(folder, config, tell)
     models, thresholds = _fit(folder, config, parts, progress)
     answers = cache(lambda: _answers(config, parts, models, thresholds))
     comparison, predictions = _evaluate(folder, config, parts, models, answers)
     importances = _explain(folder, config, parts, models)
-    notes = [*notes, *drawn, *_notes(parts, events)]
     _report(folder, config, events, cleaning, parts, models, comparison, answers, importances, notes)
     result = RunResult(
         config,
@@ -1235,8 +1228,18 @@ def run_job(
     return result
 
 # %% ../nbs/job.ipynb #9728041c
+def _prepare(folder, config, tell):
+    "The cleaned log, what was cleaned, its parts, and what the reader must know before the numbers."
+    events, cleaning, notes = _clean(folder, config)
+    tell.cleaning(cleaning)
+    examples, index = _split(config, events)
+    index, drawn = _draw(config, index)
+    parts = _Parts(config, examples, index)
+    tell.parts(parts)
+    return events, cleaning, parts, [*notes, *drawn, *_notes(parts, events)]
+
+
 def _notes(parts, events):
-    "What the reader must know before the numbers."
     why = _too_small(parts)
     notes = [f"The test part is too small to score, so there are no numbers: {why}."] if why else []
     return [_item_note(events), *notes] if parts.config.task in RANKED else notes
@@ -1521,14 +1524,9 @@ def compare_job(
     config = replace(config, model=None)
     folder = _open_folder(config, {**_identity(config), "command": "compare"})
     tell = _Telling(console)
-    events, cleaning, notes = _clean(folder, config)
-    tell.cleaning(cleaning)
-    examples, index = _split(config, events)
-    index, drawn = _draw(config, index)
-    parts = _Parts(config, examples, index)
-    tell.parts(parts)
+    events, cleaning, parts, notes = _prepare(folder, config, tell)
     found = _compare_models(folder, config, names, baseline, parts, events, jobs, progress)
-    found.notes[:0] = [*notes, *drawn, *_notes(parts, events)]
+    found.notes[:0] = notes
     _write_comparison(folder, config, found, events, cleaning, parts)
     tell.comparison(found, folder / "comparison.html")
     return found
@@ -1549,17 +1547,6 @@ def _compare_models(folder, config, names, baseline, parts, events, jobs, progre
     return compare(models, parts.examples, split, **how)
 
 # %% ../nbs/job.ipynb #c2fe9170
-def _winner(found) -> str:
-    "The best of the models; the truth is none of them."
-    values = (
-        found.scores[found.scores["metric"] == found.metric]
-        .set_index("model")["value"]
-        .drop(TRUTH, errors="ignore")
-    )
-    lower = found.metric in LOWER_IS_BETTER
-    return values.index[0] if values.isna().all() else values.idxmin() if lower else values.idxmax()
-
-
 def _write_comparison(folder, config, found, events, cleaning, parts):
     "The comparison as a page, as Markdown, as LaTeX and as JSON; each file whole or not at all."
     import matplotlib.pyplot as plt
@@ -1569,7 +1556,7 @@ def _write_comparison(folder, config, found, events, cleaning, parts):
     drawn = reports.plot_funnel(events[USER], events[BEHAVIOR])
     figures = [("Funnel", "From the first contact to the purchase, in the whole cleaned log.", drawn)]
     tables = [("The parts", _parts_table(parts)), ("Cleaning", _cleaning_table(cleaning))]
-    how = {"overwrite": True, "figures": figures, "tables": tables, "headline": _winner(found)}
+    how = {"overwrite": True, "figures": figures, "tables": tables, "headline": found.best(leave_out=[TRUTH])}
     found.to_html(folder / "comparison.html", _title(config), **how)
     plt.close(drawn.figure)
     texts = {"md": found.to_markdown(), "tex": found.to_latex(), "json": found.to_json()}

@@ -1460,7 +1460,7 @@ def to_html(
     tables=(),  # more tables, as in `report_html`
 ) -> str:  # the page; with a path, the path of its file
     "The comparison as one page that fetches nothing. Raises `ReportExistsError` where the file exists."
-    drawn, headline = self._figures(), headline or self._first()
+    drawn, headline = self._figures(), headline or self.best()
     parts = (title, self.protocol, self.scores, [*drawn, *figures], [*self._tables(), *tables], self.notes)
     try:
         if path is None:
@@ -1472,11 +1472,13 @@ def to_html(
 
 # %% ../../nbs/evaluation/02_reports.ipynb #e91fcb61
 @patch
-def _first(self: Comparison) -> str:
+def best(
+    self: Comparison,
+    leave_out=(),  # models that do not count
+) -> str:
     "The model with the best value of the main metric."
-    return _best(
-        self.scores[self.scores["metric"] == self.metric].set_index("model")["value"].to_dict(), self.metric
-    )
+    values = self.scores[self.scores["metric"] == self.metric].set_index("model")["value"]
+    return _best(values.drop(list(leave_out), errors="ignore").to_dict(), self.metric)
 
 
 @patch
@@ -1802,7 +1804,7 @@ def by_segment(
     """One model, scored in each segment. The test examples of all splits are taken together.
 
     The protocol is in `attrs` of the table."""
-    model, options = model or self._first(), _BOOTSTRAP | options
+    model, options = model or self.best(), _BOOTSTRAP | options
     one = self._together(model, threshold=threshold, min_count=min_count)
     if callable(segments):
         segments = np.concatenate([np.asarray(segments(test)) for test in self.tests.values()])
@@ -1965,7 +1967,7 @@ def over_time(
     pd.DataFrame
 ):  # columns start, examples, base, and those of `compare_models`, each period against the first
     "One model, scored period after period from the first test cutoff on; `attrs` has the protocol."
-    model, options = model or self._first(), _BOOTSTRAP | options
+    model, options = model or self.best(), _BOOTSTRAP | options
     one = self._together(model, min_count=min_count)
     cutoffs = np.concatenate([test.cutoff for test in self.tests.values()])
     step = _duration(every, "every")

@@ -1101,7 +1101,7 @@ def test_every_table_carries_its_protocol(asked, found):
     ]
     for told in (table.attrs["protocol"] for table in tables):
         assert told["intervals"].startswith("95%, 50 ") and told["seeds"]["bootstrap"] == 3
-        assert found._first() in told["scored"] and told["data"] == found.protocol["data"]
+        assert found.best() in told["scored"] and told["data"] == found.protocol["data"]
         assert json.loads(json.dumps(told)) == told
     assert found.protocol["seeds"]["bootstrap"] == 0
     one, future = {"a": Lengths()}, TimeSplit("2024-02-10")
