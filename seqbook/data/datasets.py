@@ -590,6 +590,7 @@ def _standing(truth, cutoff, start):
     rate = users["visit_rate"].to_numpy()
     return SimpleNamespace(
         user_id=users["user_id"].to_numpy(),
+        last=last[seen],  # row of the last event
         state=state,
         open=ends > start,
         promoted=_promoted(truth, last[seen]),

@@ -33,15 +33,13 @@ from seqbook.data.datasets import (
     _zipf,
 )
 from .events import BUY, LogError
+from .tasks import hash_ids
 
 # %% ../../nbs/data/07_experiments.ipynb #816806e4
 def _uniform(ids, seed, purpose=0):
-    "A number in [0, 1) for each id, always the same: a hash of the id, the seed and the purpose (0 to 3)"
+    "A number in [0, 1) for each id, always the same: a hash of the id, the seed and the purpose"
     _check_seed(seed)
-    ids = np.atleast_1d(np.asarray(ids))
-    ids = ids.astype("int64") if ids.dtype.kind in "iub" else ids.astype(str).astype(object)
-    salt = np.uint64((8 * seed + 2 * purpose + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    return (pd.util.hash_array(pd.util.hash_array(ids) ^ salt) >> np.uint64(11)) / 2.0**53
+    return (hash_ids(np.atleast_1d(np.asarray(ids)), f"{purpose}.{seed}") >> np.uint64(11)) / 2.0**53
 
 
 def _check_seed(seed):
@@ -144,8 +142,7 @@ def known_users(shop, cutoff) -> np.ndarray:
 # %% ../../nbs/data/07_experiments.ipynb #b79687c2
 def _expect(world, who, start, end, P, gain, lost, boost):
     "h at `start`, by intent (rows) and shopper (columns); P, gain: what a visit does, by promotion and kind"
-    P = np.moveaxis(P[:, who.kind], 1, -1).copy()
-    gain = np.moveaxis(gain[:, who.kind], 1, -1)
+    P, gain = _by_shopper(P, who.kind), _by_shopper(gain, who.kind)
     rate = np.array(world.model.pull)[:, None] * who.rate
     h, edges = np.full(rate.shape, float(lost)), _hours_between(world, start, end)
     for left, right in zip(edges[-2::-1], edges[:0:-1], strict=True):
@@ -159,6 +156,11 @@ def _expect(world, who, start, end, P, gain, lost, boost):
 
         h = h + step * slope(h + step / 2 * slope(h))
     return h
+
+
+def _by_shopper(a, kind):
+    "What a visit does, by promotion, then intents, then shopper"
+    return np.moveaxis(a[:, kind], 1, -1).copy()
 
 # %% ../../nbs/data/07_experiments.ipynb #c97ee175
 def _all_visits(world):
@@ -292,7 +294,8 @@ class Offer:
     contact: float = 0.0  # cost of each treated shopper
 
     def __post_init__(self):
-        if min(self.lift, self.crowd, self.annoy) <= 0 or min(self.share, self.contact) < 0:
+        factors, costs = (self.lift, self.crowd, self.annoy), (self.share, self.contact)
+        if not (all(x > 0 for x in factors) and all(x >= 0 for x in costs)):
             raise LogError(f"{self}: factors must be above 0, costs at least 0")
 
 
@@ -434,7 +437,9 @@ def _policy(treated, users):
             raise LogError(
                 f"treated says nothing of {missing} shoppers; index it by all ids of `known_users`"
             )
-        treated = treated[~treated.index.duplicated()].reindex(users)
+        if treated.index.has_duplicates:
+            raise LogError("treated names a shopper twice; give each one value")
+        treated = treated.reindex(users)
     chance = _check_shares(treated)
     if chance.ndim and chance.shape != users.shape:
         raise LogError(
@@ -474,7 +479,17 @@ def _touch(world, who, start, end, name, channel, seed):
     rng, n = np.random.default_rng(_stream(seed, 3, zlib.crc32(name.encode()))), len(who.rate)
     reached = rng.random(n) < _sigmoid(channel.reach + channel.chase * _standard(np.log(who.speed)))
     row = np.repeat(np.arange(n), reached * (1 + rng.poisson(1, n)))
-    return row, start + (end - start) * rng.random(len(row))
+    day = start + (end - start) * rng.random(len(row))
+    return pd.DataFrame(
+        {"user_id": who.user_id[row], "timestamp": _when(world, day), "channel": name, "cost": channel.cost}
+    )
+
+
+def _chosen(channels):
+    "The channels asked for; all that there are if not given"
+    if channels is not None and not channels:
+        raise LogError("channels is empty; give at least one `Channel`, or leave it out for all")
+    return CHANNELS if channels is None else channels
 
 # %% ../../nbs/data/07_experiments.ipynb #37502c3c
 def _touch_boost(shop, who, touches, channels):
@@ -506,12 +521,9 @@ def ad_campaign(
     Touches: user_id, timestamp, channel, cost, in order of time. Outcomes, for each of `known_users`:
     user_id, holdout, purchase, bought_at (the first time; NaT for none), spend.
     """
-    (who, start, end), channels = _people(shop, cutoff, horizon), channels or CHANNELS
+    (who, start, end), channels = _people(shop, cutoff, horizon), _chosen(channels)
     world, out = shop.truth.world, assign(who.user_id, _policy(holdout, who.user_id), seed)
-    found = [_touch(world, who, start, end, name, c, seed) for name, c in channels.items()]
-    touches = pd.concat(
-        [_touch_frame(world, who, *f, name, channels[name]) for f, name in zip(found, channels, strict=True)]
-    )
+    touches = pd.concat([_touch(world, who, start, end, name, c, seed) for name, c in channels.items()])
     touches = touches[~touches["user_id"].isin(who.user_id[out])].sort_values(
         "timestamp", ignore_index=True, kind="stable"
     )
@@ -519,12 +531,6 @@ def ad_campaign(
     count, first, spend = _outcomes(world, who, played)
     columns = {"purchase": count > 0, "bought_at": _when(world, first), "spend": spend}
     return touches, pd.DataFrame({"user_id": who.user_id, "holdout": out, **columns})
-
-# %% ../../nbs/data/07_experiments.ipynb #4139fe37
-def _touch_frame(world, who, row, day, name, channel):
-    return pd.DataFrame(
-        {"user_id": who.user_id[row], "timestamp": _when(world, day), "channel": name, "cost": channel.cost}
-    )
 
 # %% ../../nbs/data/07_experiments.ipynb #ca902cc2
 def ad_truth(
@@ -538,9 +544,8 @@ def ad_truth(
 
     Columns: user_id, chance, spend (money). LogError for touches of unknown channels or of strangers.
     """
-    (who, start, end), channels = _people(shop, cutoff, horizon), channels or CHANNELS
-    none = pd.DataFrame({"user_id": [], "timestamp": pd.Series([], dtype="datetime64[us]"), "channel": []})
-    boost, _ = _touch_boost(shop, who, none if touches is None else touches, channels)
+    (who, start, end), channels = _people(shop, cutoff, horizon), _chosen(channels)
+    boost = _no_boost if touches is None else _touch_boost(shop, who, touches, channels)[0]
     values = {
         name: f(shop.truth.world, who, start, end, boost)
         for name, f in (("chance", _chance), ("spend", _spend))
@@ -562,6 +567,8 @@ class SlotModel:
     def __post_init__(self):
         if not (self.decay >= 0 and self.delay >= 0):
             raise LogError(f"decay is {self.decay}, delay {self.delay}; give at least 0")
+        if [len(x) for x in (self.click, self.click_intent, self.buy, self.buy_intent)] != [5, 3, 3, 3]:
+            raise LogError("click needs 5 numbers; click_intent, buy and buy_intent need 3 each")
 
 
 @dataclass(frozen=True)
@@ -601,14 +608,6 @@ def _shown(shop, cutoff, users, slates):
         raise LogError("a slate shows an item twice; give each row different items")
     return who, row, slates - 1, start
 
-
-def _last_item(shop, cutoff, who):
-    "The item (from 0) of each shopper's last event before the cutoff"
-    n = shop.truth.when["timestamp"].searchsorted(pd.Timestamp(cutoff))
-    last = np.zeros(len(shop.truth.users), int)
-    last[shop.events["user_id"].to_numpy()[:n] - 1] = shop.events["item_id"].to_numpy()[:n] - 1
-    return last[who.user_id - 1]
-
 # %% ../../nbs/data/07_experiments.ipynb #bfe2d6b9
 def _near(world, one, other):
     "1 for the same item or one of its four neighbours on the ring, otherwise 0"
@@ -637,14 +636,18 @@ def slot_truth(
     m, world = model or SlotModel(), shop.truth.world
     who, row, item, start = _shown(shop, cutoff, users, slates)
     popular, price = _log_items(world)
-    near = _near(world, _last_item(shop, cutoff, who)[row][:, None], item)
-    interest = np.log(len(world.sizes) * who.interest[row[:, None], world.category[item]])
-    traits = np.stack([np.ones(item.shape), interest, near, popular[item], -price[item]])
+    last = shop.events["item_id"].to_numpy()[who.last] - 1
+    near = _near(world, last[row][:, None], item)
+    interest = np.log(len(world.sizes) * who.interest)[row[:, None], world.category[item]]
     intent = who.state[row][:, None]
+    c, c_interest, c_near, c_popular, c_price = m.click
+    b, b_near, b_price = m.buy
+    click = c + (c_popular * popular - c_price * price)[item] + c_interest * interest + c_near * near
+    buy = b + b_near * near - (b_price * price)[item]
     return SlotTruth(
         np.arange(1, item.shape[1] + 1) ** -m.decay,
-        _sigmoid(np.tensordot(m.click, traits, 1) + np.array(m.click_intent)[intent]),
-        _sigmoid(np.tensordot(m.buy, traits[[0, 2, 4]], 1) + np.array(m.buy_intent)[intent]),
+        _sigmoid(click + np.array(m.click_intent)[intent]),
+        _sigmoid(buy + np.array(m.buy_intent)[intent]),
         world.items["price"].to_numpy()[item] * (1 - world.discount[int(start)]),
     )
 
@@ -718,10 +721,10 @@ def draw_slates(
         raise LogError(f"k is {k}; give 1 up to the number of items that every row can choose")
     noise = np.random.default_rng(_stream(seed, 6)).gumbel(size=chances.shape)
     with np.errstate(divide="ignore"):
-        columns = np.argsort(-(np.log(chances) + noise), axis=1, kind="stable")[:, :k]
-    chosen = np.take_along_axis(chances, columns, axis=1)
-    above = np.cumsum(chosen, axis=1) - chosen
-    return columns, chosen / np.maximum(1 - above, chosen)
+        order = np.argsort(-(np.log(chances) + noise), axis=1, kind="stable")
+    chosen = np.take_along_axis(chances, order, axis=1)
+    left = chosen[:, ::-1].cumsum(axis=1)[:, ::-1]  # summed from the end: no difference of near numbers
+    return order[:, :k], chosen[:, :k] / left[:, :k]
 
 # %% ../../nbs/data/07_experiments.ipynb #2732281a
 @dataclass(frozen=True)
@@ -746,8 +749,14 @@ def simulate_auctions(
     model: SlotModel = None,
 ) -> Auctions:
     "Slots in [cutoff, cutoff + horizon) that arise when `known_users` come; outcomes are as if each were won"
-    if min(slots, base, spread) <= 0:
-        raise LogError(f"slots is {slots}, base {base}, spread {spread}; all must be above 0")
+    if not (
+        all(x > 0 for x in (slots, base, spread))
+        and np.isfinite([slots, base, spread, follow, evening]).all()
+    ):
+        raise LogError(
+            f"slots is {slots}, base {base}, spread {spread}, follow {follow}, evening {evening}; "
+            "give finite numbers, the first three above 0"
+        )
     rng = np.random.default_rng(_stream(seed, 7))
     row, day, users = _slots(rng, shop, cutoff, horizon, slots)
     truth = slot_truth(shop, cutoff, users, np.full((len(users), 1), item_id), model)
@@ -798,13 +807,15 @@ def run_auctions(
     if not budget >= 0:
         raise LogError(f"budget is {budget}; give at least 0")
     slots, other = auctions.slots, auctions.truth["other"].to_numpy()
-    won, spent, left = np.zeros(len(slots), bool), 0.0, budget
+    won, spent = np.zeros(len(slots), bool), 0.0
     for rows in _hours(slots) if callable(bids) else [np.arange(len(slots))]:
         bid = _bids(bids(slots.iloc[rows], spent) if callable(bids) else bids, len(rows))
-        total = np.cumsum((bid > other[rows]) * other[rows])
-        won[rows] = (bid > other[rows]) & (total <= left)
-        paid = (won[rows] * other[rows]).sum()
-        spent, left = spent + paid, left - paid if (total <= left).all() else -1.0
+        high = bid > other[rows]
+        total = spent + np.cumsum(high * other[rows])
+        won[rows] = high & (total <= budget)
+        if (total > budget).any():
+            break
+        spent = total.max(initial=spent)
     return _auction_frame(auctions, won)
 
 # %% ../../nbs/data/07_experiments.ipynb #1780df8a
@@ -837,7 +848,8 @@ def _auction_frame(auctions, won):
 def _purchase_rate(shop, world):
     "Expected purchases by day (rows) and shopper (columns), given traits and sign-ups"
     users = shop.truth.users
-    P, buys = (_by_shopper(a, users) for a in _all_visits(world)[:2])
+    kind = users["type"].map(TYPES.index).to_numpy()
+    P, buys = (_by_shopper(a, kind) for a in _all_visits(world)[:2])
     rate = np.array(world.model.pull)[:, None] * users["visit_rate"].to_numpy() / 24
     hazard, hour_of = users["churn_rate"].to_numpy() / 24, _sign_ups(world, users)
     p, bought = np.zeros((3, len(users))), np.zeros((world.days, len(users)))
@@ -858,11 +870,6 @@ def _without_promotions(world):
     none = np.zeros_like(world.discount)
     season = _season(world.start, none > 0, world.model.crowd)
     return SimpleNamespace(**{**vars(world), "discount": none, "season": season})
-
-
-def _by_shopper(a, users):
-    "What a visit does, by promotion, then intents, then shopper"
-    return np.moveaxis(a[:, users["type"].map(TYPES.index).to_numpy()], 1, -1).copy()
 
 
 def _forward(p, speed, hazard, P):
@@ -893,7 +900,7 @@ def demand_rate(
     by_category = _PIECES * _purchase_rate(shop, world) @ _interest(world, shop.truth.users)
     days = pd.date_range(world.start, periods=world.days, name="day")
     columns = pd.Index(shop.items["item_id"], name="item_id")
-    return pd.DataFrame(by_category[:, world.category] * _bought(world), days, columns)
+    return pd.DataFrame(by_category[:, world.category] * _bought(shop.truth.world), days, columns)
 
 
 def daily_demand(shop) -> pd.DataFrame:

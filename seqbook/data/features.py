@@ -448,7 +448,7 @@ def _collected(tables, log):
             if len(running) == _THREADS:
                 done.append(running.popleft().result())
             running.append(pool.submit(table.collect, "pyarrow"))
-        done += [one.result() for one in running]
+        done += [running.popleft().result() for _ in range(len(running))]
     return _joined(done, log)
 
 
@@ -459,7 +459,7 @@ def _joined(tables, log):
     if isinstance(log, pa.Table):
         return table
     if nw.from_native(log).implementation.is_pandas():
-        return table.to_pandas(split_blocks=True, self_destruct=True)  # column by column: memory for one copy
+        return table.to_pandas(self_destruct=True)  # a column is freed as soon as it is copied
     return nw.from_arrow(table, backend="polars").to_native()
 
 # %% ../../nbs/data/05_features.ipynb #d3c9369a

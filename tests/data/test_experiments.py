@@ -78,6 +78,14 @@ def test_ids_may_be_text_and_of_any_width():
     assert abs(assign(text, 0.3).mean() - 0.3) < 0.03
     assert (assign(pd.Series(text), 0.3) == assign(np.array(text, object), 0.3)).all()
     assert (assign(np.arange(99, dtype="int32")) == assign(np.arange(99, dtype="uint64"))).all()
+    assert (assign(np.arange(99)) == assign(np.arange(99).astype(object))).all()
+
+
+@pytest.mark.parametrize("scores, right", [([50, 0, 0], [1, 0.5, 1]), ([30, 0, 0, 0], [1, 1 / 3, 0.5, 1])])
+def test_propensities_are_right_where_one_item_is_nearly_certain(scores, right):
+    columns, propensity = draw_slates(choice_chances([scores], temperature=1.0), len(scores))
+    assert columns[0, 0] == 0
+    np.testing.assert_allclose(propensity[0], right, rtol=1e-9)
 
 
 def test_arms_of_two_experiments_and_regions_know_nothing_of_each_other():
@@ -662,7 +670,15 @@ def test_new_items_start_on_their_day_and_only_rise_to_the_old_rate(shop):
         (lambda shop: offer_campaign(shop, CUTOFF, treated="all"), "give numbers"),
         (lambda shop: offer_campaign(shop, CUTOFF, treated=[True]), "one value for each"),
         (lambda shop: offer_campaign(shop, CUTOFF, seed=-2), "seed is -2"),
+        (
+            lambda shop: offer_campaign(shop, CUTOFF, treated=pd.Series(True, [1, 1, *range(2, 9999)])),
+            "twice",
+        ),
         (lambda shop: Offer(share=-0.1), "at least 0"),
+        (lambda shop: Offer(lift=np.nan), "above 0"),
+        (lambda shop: ad_campaign(shop, CUTOFF, channels={}), "channels is empty"),
+        (lambda shop: SlotModel(click=(1, 2)), "5 numbers"),
+        (lambda shop: simulate_auctions(shop, CUTOFF, 7, follow=np.nan), "finite"),
         (lambda shop: Channel(0.0, 0.0, -1.0, 0.0), "above 0"),
         (lambda shop: Channel(0.0, 0.0, 1.0, np.nan), "at least 0"),
         (lambda shop: SlotModel(delay=-1.0), "at least 0"),

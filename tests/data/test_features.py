@@ -350,6 +350,13 @@ def test_engines_agree(seed):
     assert_same(expected, made(duckdb.connect().from_df(log)))
 
 
+def test_features_may_be_written_to(shop):
+    table = history_features(shop[:200], shop["timestamp"].max())
+    table.fillna(0, inplace=True)
+    table.loc[table.index[0], "event_count_all"] = -1.0
+    assert table["event_count_all"].iloc[0] == -1 and not table.isna().any(axis=None)
+
+
 def test_engines_agree_at_several_cutoffs(shop):
     cutoffs, few = ["2024-02-01", "2024-02-15", "2024-03-01"], dict(families=["frequency"])
     whole = history_features(shop, cutoffs, **few)
