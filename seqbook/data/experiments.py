@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESPONSES', 'OFFERS', 'CHANNELS', 'assign', 'regions', 'known_users', 'Offer', 'offer_truth', 'offer_campaign',
-           'Channel', 'ad_campaign', 'ad_truth', 'SlotModel', 'SlotTruth', 'slot_truth', 'show_items', 'choice_chances',
-           'draw_slates', 'Auctions', 'simulate_auctions', 'run_auctions', 'demand_rate', 'daily_demand', 'draw_demand',
-           'launch_items', 'Sold', 'sell']
+           'Channel', 'ad_campaign', 'ad_truth', 'SlotModel', 'SlotTruth', 'slot_truth', 'show_items', 'slot_truth_at',
+           'show_items_at', 'choice_chances', 'draw_slates', 'Auctions', 'simulate_auctions', 'run_auctions',
+           'demand_rate', 'daily_demand', 'draw_demand', 'launch_items', 'Sold', 'sell']
 
 # %% ../../nbs/data/07_experiments.ipynb #a3b20051
 import zlib
@@ -33,7 +33,7 @@ from seqbook.data.datasets import (
     _zipf,
 )
 from .events import BUY, LogError
-from .tasks import hash_ids
+from .tasks import as_duration, hash_ids
 
 # %% ../../nbs/data/07_experiments.ipynb #816806e4
 def _uniform(ids, seed, purpose=0):
@@ -140,11 +140,14 @@ def known_users(shop, cutoff) -> np.ndarray:
     return _known(shop, cutoff)[0].user_id
 
 # %% ../../nbs/data/07_experiments.ipynb #b79687c2
-def _expect(world, who, start, end, P, gain, lost, boost):
-    "h at `start`, by intent (rows) and shopper (columns); P, gain: what a visit does, by promotion and kind"
+def _expect(world, who, start, end, P, gain, lost, boost, after=None):
+    """h at `start`, by intent (rows) and shopper (columns); P, gain: what a visit does, by promotion and kind
+
+    `after`: h at `end`, of those still there; `lost` if not given."""
     P, gain = _by_shopper(P, who.kind), _by_shopper(gain, who.kind)
     rate = np.array(world.model.pull)[:, None] * who.rate
-    h, edges = np.full(rate.shape, float(lost)), _hours_between(world, start, end)
+    h = np.full(rate.shape, float(lost)) if after is None else after
+    edges = _hours_between(world, start, end)
     for left, right in zip(edges[-2::-1], edges[:0:-1], strict=True):
         hour, step = int((left + right) * 12), right - left
         discount = world.discount[hour // 24]
@@ -203,9 +206,14 @@ def _spend(world, who, start, end, boost=_no_boost):
 # %% ../../nbs/data/07_experiments.ipynb #bc11450e
 def _play(seed, world, who, start, end, boost=_no_boost, top=1.0):
     "Purchases in [start, end): shopper (row of `who`), day, and three uniform numbers for what is bought"
-    rng, cumulated = np.random.default_rng(seed), np.cumsum(world.transitions, -1)
+    rng = np.random.default_rng(seed)
+    return _walk_on(rng, world, who, _set_out(rng, world, who, start), end, boost, top)
+
+
+def _walk_on(rng, world, who, walk, end, boost=_no_boost, top=1.0):
+    "The same, from where the shoppers are"
+    cumulated = np.cumsum(world.transitions, -1)
     buy, found = np.array(world.model.emissions)[:, 2], [(np.zeros(0, int), *np.zeros((4, 0)))]
-    walk = _set_out(rng, cumulated, who, start)
     while walk.here.any():
         u, wait = rng.random((7, len(who.rate))), rng.exponential(size=len(who.rate))
         _arrive(world, who, walk, wait, end, boost, top, u)
@@ -215,12 +223,12 @@ def _play(seed, world, who, start, end, boost=_no_boost, top=1.0):
     return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
-def _set_out(rng, cumulated, who, start):
+def _set_out(rng, world, who, start):
     "Where all are at the start: lost or here, in a visit or away; who is in a visit makes the next step"
     u, wait = rng.random((2, len(who.rate))), rng.exponential(size=len(who.rate))
     walk = SimpleNamespace(here=u[0] < who.there, inside=who.open.copy(), state=who.state.copy())
-    walk.clock, walk.gone = np.full(len(u[0]), start), start + wait / who.hazard
-    _move(cumulated, who, walk, who.promoted, u[1])
+    walk.clock, walk.gone = np.full(len(u[0]), start), start + walk.here * wait / who.hazard
+    _move(np.cumsum(world.transitions, -1), who, walk, who.promoted, u[1])
     return walk
 
 
@@ -290,11 +298,14 @@ class Offer:
     lift: float = 1.0  # factor of the step from compare to decide, for the persuadable
     crowd: float = 1.0  # factor of the rate of visits, for the persuadable
     annoy: float = 1.0  # factor of the rate of visits, for sleeping dogs
+    keep: float = 1.0  # factor of the rate at which shoppers are lost for good, for the persuadable
+    lose: float = 1.0  # the same for sleeping dogs
     share: float = 0.0  # of the spend that is given back to those who redeem
     contact: float = 0.0  # cost of each treated shopper
 
     def __post_init__(self):
-        factors, costs = (self.lift, self.crowd, self.annoy), (self.share, self.contact)
+        factors = self.lift, self.crowd, self.annoy, self.keep, self.lose
+        costs = self.share, self.contact
         if not (all(x > 0 for x in factors) and all(x >= 0 for x in costs)):
             raise LogError(f"{self}: factors must be above 0, costs at least 0")
 
@@ -352,7 +363,8 @@ def _lifted(world, lift):
 def _under_offer(world, who, offer, response, treated):
     "World, shoppers and factor of the rate of visits, when those `treated` have the offer"
     persuaded, annoyed = treated & (response == 0), treated & (response == 3)
-    who = SimpleNamespace(**{**vars(who), "kind": who.kind + len(TYPES) * persuaded})
+    hazard = who.hazard * np.select([persuaded, annoyed], [offer.keep, offer.lose], 1.0)
+    who = SimpleNamespace(**{**vars(who), "kind": who.kind + len(TYPES) * persuaded, "hazard": hazard})
     return _lifted(world, offer.lift), who, np.select([persuaded, annoyed], [offer.crowd, offer.annoy], 1.0)
 
 # %% ../../nbs/data/07_experiments.ipynb #02053eae
@@ -361,18 +373,21 @@ def offer_truth(
     cutoff,  # when the offer is sent; a moment in the log
     horizon="28d",  # how long it lasts, and outcomes are counted
     offer="coupon",  # a name in `OFFERS`, or an `Offer`
+    later=None,  # spend is looked at for so long after the horizon, too: '90d'
 ) -> pd.DataFrame:
     """The true effect of an offer on each shopper seen before the cutoff
 
     Columns: user_id, response, chance_without, chance_with (of a purchase), uplift, spend_without,
-    spend_with, cost (money, expected if treated). Given is what `ShopTruth.purchase_probability` is
-    given, and the response. LogError for an unknown offer, or a cutoff outside the log.
+    spend_with, cost (money, expected if treated). With `later` also stay_without, stay_with (chance to be
+    there still when the horizon ends), later_without and later_with (expected spend after it). Given is
+    what `ShopTruth.purchase_probability` is given, and the response. LogError for an unknown offer, or a
+    cutoff outside the log.
     """
     offer, (who, start, end) = _offer(offer), _people(shop, cutoff, horizon)
     response = _responses(shop)[who.user_id - 1]
     arms = [_arm(shop, who, start, end, offer, response, np.full(len(response), t)) for t in (False, True)]
     (chance_0, spend_0), (chance_1, spend_1) = arms
-    return pd.DataFrame(
+    truth = pd.DataFrame(
         {
             "user_id": who.user_id,
             "response": np.array(RESPONSES)[response],
@@ -384,12 +399,40 @@ def offer_truth(
             "cost": offer.contact + offer.share * spend_1 * (response != 2),
         }
     )
+    return (
+        truth if later is None else truth.assign(**_afterwards(shop, who, start, end, later, offer, response))
+    )
 
 
 def _arm(shop, who, start, end, offer, response, treated):
     "Chance of a purchase and expected spend in one arm"
     world, who, pace = _under_offer(shop.truth.world, who, offer, response, treated)
     return tuple(f(world, who, start, end, lambda day: pace) for f in (_chance, _spend))
+
+# %% ../../nbs/data/07_experiments.ipynb #7e41c0a3
+def _afterwards(shop, who, start, end, later, offer, response):
+    "Chance to be there at the end of the offer and spend after it, in both arms"
+    world, until = shop.truth.world, end + _days(later)
+    P, buys, *_ = _all_visits(world)
+    after, found = _expect(world, who, end, until, P, buys, 0, _no_boost), {}
+    for name, treated in (("without", False), ("with", True)):
+        arm = _under_offer(world, who, offer, response, np.full(len(response), treated))
+        found[f"stay_{name}"] = who.there * np.exp(-arm[1].hazard * (end - start))
+        found[f"later_{name}"] = _carry(*arm, start, end, after)
+    return found
+
+
+def _carry(world, who, pace, start, end, after):
+    "Expected spend after `end`, from the expected purchases of those still there, by intent"
+    P, buys, rest, _ = _all_visits(world)
+    h = _expect(world, who, start, end, P, 0 * buys, 0, lambda day: pace, after)
+    open_visit = (rest[who.promoted, who.kind, who.state].T * h).sum(0)
+    return who.price * _at_cutoff(who, h, open_visit)
+
+
+def _days(length):
+    "A duration in days"
+    return as_duration(length, "later") / np.timedelta64(1, "D")
 
 # %% ../../nbs/data/07_experiments.ipynb #9fcc6e32
 def offer_campaign(
@@ -399,6 +442,7 @@ def offer_campaign(
     offer="coupon",
     treated=0.5,  # a share; or for each of `known_users` a Boolean or a probability, or a Series by user_id
     seed=0,  # another seed draws arms and outcomes anew; responses stay
+    later=None,  # adds a column of the spend in so long a time after the horizon
 ) -> pd.DataFrame:
     """Send an offer and see what happens: a future of its own, not the one that the log goes on with
 
@@ -411,9 +455,10 @@ def offer_campaign(
     arm = assign(who.user_id, propensity, seed)
     response = _responses(shop)[who.user_id - 1]
     world, plan, pace = _under_offer(shop.truth.world, who, offer, response, arm)
-    count, first, spend = _outcomes(
-        world, plan, _play(_stream(seed, 2), world, plan, start, end, lambda day: pace, pace)
-    )
+    rng = np.random.default_rng(_stream(seed, 2))
+    walk = _set_out(rng, world, plan, start)
+    played = _walk_on(rng, world, plan, walk, end, lambda day: pace, pace)
+    count, first, spend = _outcomes(world, plan, played)
     cost = arm * (offer.contact + offer.share * spend * (response != 2))
     columns = {
         "treated": arm,
@@ -421,7 +466,19 @@ def offer_campaign(
         "purchase": count > 0,
         "bought_at": _when(world, first),
     }
-    return pd.DataFrame({"user_id": who.user_id, **columns, "spend": spend, "cost": cost})
+    table = pd.DataFrame({"user_id": who.user_id, **columns, "spend": spend, "cost": cost})
+    return table if later is None else table.assign(later=_play_on(shop, who, walk, end, later, seed))
+
+
+def _play_on(shop, who, walk, end, later, seed):
+    "Spend after `end`: all are as usual again, and the lost stay lost"
+    rng, n = np.random.default_rng(_stream(seed, 9)), len(who.rate)
+    gone = end + rng.exponential(size=n) / who.hazard
+    walk = SimpleNamespace(
+        here=walk.gone > end, inside=np.zeros(n, bool), state=walk.state, clock=np.full(n, end), gone=gone
+    )
+    world = shop.truth.world
+    return _outcomes(world, who, _walk_on(rng, world, who, walk, end + _days(later)))[2]
 
 # %% ../../nbs/data/07_experiments.ipynb #58befba4
 def _stream(seed, *key):
@@ -594,19 +651,23 @@ class SlotTruth:
 def _shown(shop, cutoff, users, slates):
     "Rows of shoppers among those known at the cutoff, and items from 0; LogError for what is not there"
     who, start, _ = _known(shop, cutoff)
-    users, slates = np.asarray(users), np.asarray(slates)
-    if slates.ndim != 2 or users.shape != slates.shape[:1]:
-        raise LogError(
-            f"slates has the shape {slates.shape}; give a row of item ids for each of {users.size} users"
-        )
+    users, item = np.asarray(users), _slate_items(shop, slates, np.size(users))
     row = np.searchsorted(who.user_id, users).clip(max=len(who.user_id) - 1)
     if (unknown := who.user_id[row] != users).any():
         raise LogError(f"{unknown.sum()} users were not seen before {cutoff}; choose among `known_users`")
+    return who, row, item, start
+
+
+def _slate_items(shop, slates, n):
+    "Items from 0, a row for each of n slates"
+    slates = np.asarray(slates)
+    if slates.ndim != 2 or len(slates) != n:
+        raise LogError(f"slates has the shape {slates.shape}; give a row of item ids for each of {n} users")
     if slates.dtype.kind not in "iu" or slates.min(initial=1) < 1 or slates.max(initial=1) > len(shop.items):
         raise LogError(f"slates holds what is no item; item ids are 1 to {len(shop.items)}")
     if (np.diff(np.sort(slates, axis=1), axis=1) == 0).any():
         raise LogError("a slate shows an item twice; give each row different items")
-    return who, row, slates - 1, start
+    return slates - 1
 
 # %% ../../nbs/data/07_experiments.ipynb #bfe2d6b9
 def _near(world, one, other):
@@ -624,6 +685,24 @@ def _log_items(world):
     price = np.log(world.items["price"])
     return popular.to_numpy(), (price - price.groupby(world.items["category"]).transform("mean")).to_numpy()
 
+# %% ../../nbs/data/07_experiments.ipynb #c0f20293
+def _slot_chances(shop, model, interest, intent, last, item, day):
+    "The equations: a row for each slate, with what the shopper is interested in, wants and viewed last"
+    m, world = model or SlotModel(), shop.truth.world
+    popular, price = _log_items(world)
+    near = _near(world, last[:, None], item)
+    liked = np.log(len(world.sizes) * np.take_along_axis(interest, world.category[item], axis=1))
+    c, c_interest, c_near, c_popular, c_price = m.click
+    b, b_near, b_price = m.buy
+    click = c + (c_popular * popular - c_price * price)[item] + c_interest * liked + c_near * near
+    buy = b + b_near * near - (b_price * price)[item]
+    return SlotTruth(
+        np.arange(1, item.shape[1] + 1) ** -m.decay,
+        _sigmoid(click + np.array(m.click_intent)[intent][:, None]),
+        _sigmoid(buy + np.array(m.buy_intent)[intent][:, None]),
+        world.items["price"].to_numpy()[item] * (1 - world.discount[day])[:, None],
+    )
+
 # %% ../../nbs/data/07_experiments.ipynb #b0062f27
 def slot_truth(
     shop,
@@ -633,23 +712,10 @@ def slot_truth(
     model: SlotModel = None,  # `SlotModel()` if not given
 ) -> SlotTruth:
     "The true chances of clicks and purchases, and so the true value of any slate"
-    m, world = model or SlotModel(), shop.truth.world
     who, row, item, start = _shown(shop, cutoff, users, slates)
-    popular, price = _log_items(world)
     last = shop.events["item_id"].to_numpy()[who.last] - 1
-    near = _near(world, last[row][:, None], item)
-    interest = np.log(len(world.sizes) * who.interest)[row[:, None], world.category[item]]
-    intent = who.state[row][:, None]
-    c, c_interest, c_near, c_popular, c_price = m.click
-    b, b_near, b_price = m.buy
-    click = c + (c_popular * popular - c_price * price)[item] + c_interest * interest + c_near * near
-    buy = b + b_near * near - (b_price * price)[item]
-    return SlotTruth(
-        np.arange(1, item.shape[1] + 1) ** -m.decay,
-        _sigmoid(click + np.array(m.click_intent)[intent]),
-        _sigmoid(buy + np.array(m.buy_intent)[intent]),
-        world.items["price"].to_numpy()[item] * (1 - world.discount[int(start)]),
-    )
+    day = np.full(len(row), int(start))
+    return _slot_chances(shop, model, who.interest[row], who.state[row], last[row], item, day)
 
 # %% ../../nbs/data/07_experiments.ipynb #2af26228
 def show_items(
@@ -666,13 +732,17 @@ def show_items(
     NaN for none), spend (money). All purchases are in it, whenever they come: a shop that looks d days later
     has seen those with delay <= d.
     """
-    model = model or SlotModel()
     truth = slot_truth(shop, cutoff, users, slates, model)
+    return _shown_frame({"user_id": users}, slates, truth, seed, model)
+
+
+def _shown_frame(ids, slates, truth, seed, model):
+    "What happens: a row for each item shown, after columns of ids that each slate has"
     rng = np.random.default_rng(_stream(seed, 5))
     u, v = rng.random((2, *truth.click.shape))
     click = u < truth.click
     purchase = click & (v < truth.conversion)
-    delay = np.where(purchase, rng.exponential(model.delay, click.shape), np.nan)
+    delay = np.where(purchase, rng.exponential((model or SlotModel()).delay, click.shape), np.nan)
     n, k = click.shape
     columns = {
         "item_id": np.asarray(slates),
@@ -681,8 +751,39 @@ def show_items(
         "delay": delay,
         "spend": purchase * truth.price,
     }
-    index = {"user_id": np.repeat(users, k), "position": np.tile(np.arange(1, k + 1), n)}
+    index = {name: np.repeat(values, k) for name, values in ids.items()}
+    index["position"] = np.tile(np.arange(1, k + 1), n)
     return pd.DataFrame(index | {name: column.ravel() for name, column in columns.items()})
+
+# %% ../../nbs/data/07_experiments.ipynb #e0b588b0
+def slot_truth_at(
+    shop,
+    rows,  # numbers of events in `shop.events`, from 0
+    slates,  # item ids, one row an event, in the order of the positions
+    model: SlotModel = None,
+) -> SlotTruth:
+    "`slot_truth` of slates that are shown just after events of the log, each to its shopper"
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not ((rows >= 0) & (rows < len(shop.events))).all():
+        raise LogError(f"rows must be numbers of events, whole and from 0 to {len(shop.events) - 1}")
+    item, truth, events = _slate_items(shop, slates, len(rows)), shop.truth, shop.events
+    interest = _interest(truth.world, truth.users.iloc[truth.when["user_id"].to_numpy()[rows] - 1])
+    intent, last = truth.hidden["state"].to_numpy()[rows].astype(int), events["item_id"].to_numpy()[rows] - 1
+    day = (events["timestamp"].to_numpy()[rows] - np.datetime64(truth.world.start)) // np.timedelta64(1, "D")
+    return _slot_chances(shop, model, interest, intent, last, item, day.astype(int))
+
+
+def show_items_at(
+    shop,
+    rows,
+    slates,
+    seed=0,
+    model: SlotModel = None,
+) -> pd.DataFrame:
+    "`show_items` just after events of the log: its columns, after `row`, the number of the event"
+    truth = slot_truth_at(shop, rows, slates, model)
+    users = shop.events["user_id"].to_numpy()[rows]
+    return _shown_frame({"row": np.asarray(rows), "user_id": users}, slates, truth, seed, model)
 
 # %% ../../nbs/data/07_experiments.ipynb #64ebf189
 def choice_chances(

@@ -34,8 +34,10 @@ from seqbook.data.experiments import (
     run_auctions,
     sell,
     show_items,
+    show_items_at,
     simulate_auctions,
     slot_truth,
+    slot_truth_at,
 )
 
 CUTOFF = "2024-03-10 20:30"  # in the evening some visits are open; a promotion begins within days
@@ -146,6 +148,33 @@ def test_shoppers_are_lost_on_the_way_as_computed():
     truth, plays = offer_truth(fickle, CUTOFF)["chance_without"], 30
     tables = [offer_campaign(fickle, CUTOFF, treated=0.0, seed=s)["purchase"] for s in range(plays)]
     assert abs(distance(np.mean(tables, axis=0), truth, truth * (1 - truth) / plays)) < 4
+
+
+def test_what_an_offer_keeps_shows_later_as_computed(shop):
+    """Spend after the offer has ended: the truth is the mean of many campaigns, in both arms."""
+    offer = Offer(lift=1.5, crowd=1.2, annoy=0.8, keep=0.1, lose=3.0)
+    truth = offer_truth(shop, CUTOFF, offer=offer, later="40d")
+    for arm, name in ((0.0, "without"), (1.0, "with")):
+        plays = [
+            offer_campaign(shop, CUTOFF, offer=offer, treated=arm, seed=s, later="40d")["later"].sum()
+            for s in range(15)
+        ]
+        error = np.std(plays, ddof=1) / np.sqrt(len(plays))
+        assert abs(np.mean(plays) - truth[f"later_{name}"].sum()) < 4 * error
+
+
+def test_looking_later_changes_nothing_before(shop):
+    short, long = (offer_campaign(shop, CUTOFF, seed=2, later=later) for later in (None, "30d"))
+    pd.testing.assert_frame_equal(short, long.drop(columns="later"))
+    assert (long["later"] >= 0).all() and long["later"].sum() > 0
+
+
+def test_who_is_lost_spends_nothing_later():
+    """With a rate of loss so high that nobody survives the offer, nothing comes after it."""
+    doomed = simulate_shop(n_users=500, seed=1, model=replace(ShopModel(), churn=(1e6, 2.0)))
+    truth = offer_truth(doomed, "2024-03-01", later="60d")
+    assert truth["stay_without"].max() < 1e-9 and truth["later_with"].max() < 1e-6
+    assert offer_campaign(doomed, "2024-03-01", later="60d")["later"].sum() == 0
 
 
 def test_open_visits_go_on_as_computed(shop):
@@ -415,6 +444,27 @@ def test_the_value_of_a_policy_is_the_mean_of_what_it_earns(shop, users):
         weighted.append((click * np.take_along_axis(new, columns, 1)[:, 0] / propensity[:, 0]).mean())
     for found, true in ((direct, value["old"]), (weighted, value["new"])):
         assert abs(np.mean(found) - true) < 4 * np.std(found, ddof=1) / np.sqrt(len(found))
+
+
+def test_beside_the_last_page_before_a_cutoff_the_truth_is_that_at_the_cutoff(shop, users):
+    before = shop.events[shop.events["timestamp"] < CUTOFF].reset_index()
+    rows = before.groupby("user_id")["index"].max().loc[users].to_numpy()
+    slates = np.tile([[7, 3, 150]], (len(users), 1))
+    at, by = slot_truth_at(shop, rows, slates), slot_truth(shop, CUTOFF, users, slates)
+    np.testing.assert_array_equal(at.attraction, by.attraction)
+    np.testing.assert_array_equal(at.conversion, by.conversion)
+    shown = show_items_at(shop, rows, slates, seed=3)
+    again = show_items(shop, CUTOFF, users, slates, seed=3)
+    assert (shown["row"].to_numpy() == np.repeat(rows, 3)).all()
+    pd.testing.assert_frame_equal(shown[again.columns.drop("spend")], again.drop(columns="spend"))
+
+
+def test_beside_a_page_the_later_log_plays_no_part(shop):
+    rows, slates = np.arange(500), np.tile([[1, 2]], (500, 1))
+    cut = replace(shop, events=shop.events.iloc[:500])
+    np.testing.assert_array_equal(
+        slot_truth_at(shop, rows, slates).value, slot_truth_at(cut, rows, slates).value
+    )
 
 
 def test_attraction_follows_what_moves_the_shopper(shop, users):
