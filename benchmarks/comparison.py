@@ -7,14 +7,16 @@ Finished fits are kept in a folder, so that a run that was stopped goes on. See 
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
-from real_logs import DATA, DAY, HORIZON, TRAINING, days_of_taobao, read
-from results import save, show_tables
+from real_logs import DATA, days_of_taobao, examples_of_spend, read
+from results import save, show_tables, versions
 from scipy.stats import t as student
 from shoppers_intention import FILE, SETTINGS, features
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -26,10 +28,11 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import seqbook
 from seqbook.data.datasets import load_shoppers_intention, simulate_shop
 from seqbook.data.features import FeatureBuilder
 from seqbook.data.sequences import SequenceEncoder
-from seqbook.data.tasks import Purchase, RollingSplit, Spend, TimeSplit
+from seqbook.data.tasks import Purchase, RollingSplit, TimeSplit
 from seqbook.evaluation.metrics import compare_models
 from seqbook.evaluation.reports import compare, comparison_table
 from seqbook.models.classical import (
@@ -60,7 +63,15 @@ METRICS = {  # the first one says which single model is the best
     "cdnow": ["rmse", "mae", "gini"],
     "shoppers": ["roc_auc", "average_precision", "log_loss"],
 }
+CODE = [path.read_bytes() for path in (Path(__file__), *sorted(Path(seqbook.__file__).parent.rglob("*.py")))]
 RUNS = Path(__file__).parent / "runs" / "comparison"
+AGAINST = {  # what the gain of each way of pre-training is measured against: the same network from scratch
+    "causal, fine-tuned": "from scratch",
+    "causal, old layers at a tenth": "from scratch",
+    "causal, frozen": "from scratch",
+    "masked, fine-tuned": "from scratch, both ways",
+    "masked, frozen": "from scratch, both ways",
+}
 LABELS = (100, 300, 1000, 3000, 10_000)
 IN_TIME = TimeSplit(test_size=0.3)  # the later cutoffs of the training part give the weights
 
@@ -96,7 +107,8 @@ def taobao(options) -> dict:
     examples = days_of_taobao(read(options.data, "taobao"))
     single = classifiers(options.seed, options.epochs, ("behavior", "log_gap", "log_age", "hour"))
     splits = RollingSplit(n_splits=options.days, step="1d")
-    return compared("taobao", single | fused_classifiers(single), examples, splits, options)
+    found = compared("taobao", single | fused_classifiers(single), examples, splits, options)
+    return main_table("taobao", found)
 
 
 class Truth(ClassifierMixin, BaseEstimator):
@@ -123,26 +135,16 @@ def shop(options) -> dict:
     examples = Purchase("7d").examples(simulate_shop(n_users=options.users, seed=options.seed).events)
     single = classifiers(options.seed, options.epochs, ("behavior", "log_gap", "log_age"))
     models = single | fused_classifiers(single) | {"best possible": Truth(options.users, options.seed)}
-    tables = compared("shop", models, examples, RollingSplit(n_splits=2), options)
-    caption, table = next(iter(tables.items()))
-    return {caption: table, **gap_to_truth(table)}
-
-
-def gap_to_truth(table: pd.DataFrame) -> dict:
-    """How far the AUC of each model is from that of the truth."""
-    area = table.set_index("model")["ROC AUC"].str.split(" ").str[0].astype(float)
-    if "best possible" not in area:
-        return {}
-    gap = (area["best possible"] - area.drop("best possible")).map("{:.3f}".format)
-    return {"shop: what is missing to the best possible AUC": gap.rename("gap").reset_index()}
+    found = compared("shop", models, examples, RollingSplit(n_splits=2), options)
+    area = found.scores[found.scores["metric"] == "roc_auc"].set_index("model")["value"]
+    gap = (area["best possible"] - area.drop("best possible")).map("{:.3f}".format).rename("gap")
+    missing = {"shop: what is missing to the best possible AUC": gap.reset_index()}
+    return main_table("shop", found) | missing
 
 
 def cdnow(options) -> dict:
     """Who spends how much in the next 90 days."""
-    log, task, (step, most) = read(options.data, "cdnow"), Spend(HORIZON), TRAINING["cdnow"]
-    last = task.default_cutoffs(log)[-1]
-    first = last - int(HORIZON[:-1]) * DAY
-    examples = task.examples(log, [last, *(first - step * DAY * np.arange(most))])
+    examples, splitter = examples_of_spend("cdnow", read(options.data, "cdnow"))
     encoder = SequenceEncoder(("log_gap", "log_age", "price_bucket"), max_length=50)
     network = SequenceRegressor("gru", seed=options.seed, epochs=options.epochs, progress=False)
     names = ("mean", "rfm", "ridge", "two-part", "tweedie", "lightgbm")
@@ -154,26 +156,27 @@ def cdnow(options) -> dict:
         "fused, fitted weights": AverageRegressor(members, "fitted", cv=TimeSplit()),  # the last cutoff alone
         "fused, stacked": StackedRegressor(members, cv=TimeSplit()),
     }
-    return compared("cdnow", single | fused, examples, TimeSplit(test_from=str(last)), options)
+    return main_table("cdnow", compared("cdnow", single | fused, examples, splitter, options))
 
 
-def compared(part: str, models: dict, examples, splits, options) -> dict:
-    """The table of `compare`, with the best single model as the one that all are compared with."""
-    models = {name: model for name, model in models.items() if not options.model or name in options.model}
-    main = METRICS[part][0]
-    how = {"folder": options.folder / part, "n_resamples": options.resamples, "seed": options.seed}
-    how |= {"n_jobs": 1, "metric": main}
-    found = compare(models, examples, splits, **how)
-    known = [name for name in models if "fused" not in name and name != "best possible"]
-    single = found.scores[(found.scores["metric"] == main) & found.scores["model"].isin(known)]
-    least = main in ("mae", "rmse")
-    best = single.loc[single["value"].idxmin() if least else single["value"].idxmax(), "model"]
-    again = compare(models, examples, splits, baseline=best, **how)
-    for note in again.notes:
+def compared(part: str, models: dict, examples, splits, options):
+    """The comparison with the best single model."""
+    how = {"folder": options.folder / part, "seed": options.seed, "n_jobs": 1, "metric": METRICS[part][0]}
+    single = {
+        name: model for name, model in models.items() if "fused" not in name and name != "best possible"
+    }
+    best = compare(single, examples, splits, n_resamples=100, **how).baseline
+    found = compare(models, examples, splits, baseline=best, n_resamples=options.resamples, **how)
+    for note in found.notes:
         print(f"  {part}: {note}")
-    test = np.concatenate([one.label for one in again.tests.values()])
-    caption = f"{part}: {examples.target}; {len(test):,} test examples at {len(again.tests)} splits"
-    return {caption: again.table(METRICS[part]).reset_index(names="model")}
+    return found
+
+
+def main_table(part: str, found) -> dict:
+    """The table of a comparison by its caption."""
+    n = sum(len(test) for test in found.tests.values())
+    caption = f"{part}: {found.protocol['task']['asked']}; {n:,} test examples at {len(found.tests)} splits"
+    return {caption: found.table(METRICS[part]).reset_index(names="model")}
 
 
 def shoppers(options) -> dict:
@@ -184,10 +187,7 @@ def shoppers(options) -> dict:
     folds = list(StratifiedKFold(options.folds, shuffle=True, random_state=options.seed).split(X, y))
     answers, costs = {}, {}
     for name, model in models.items():
-        cells = [
-            visit_fold(model, X, y, fold, options.folder / "shoppers" / f"{name}_{i}_{options.seed}.json")
-            for i, fold in enumerate(folds)
-        ]
+        cells = [visit_fold(model, X, y, fold, options.folder / "shoppers") for fold in folds]
         answers[name] = np.concatenate([cell["answer"] for cell in cells])
         costs[name] = pd.DataFrame(cells)[["fit (s)", "score (s)", "kB"]].mean()
     told = y[np.concatenate([test for _, test in folds])]
@@ -233,17 +233,19 @@ def table_models(seed: int) -> dict:
     }
 
 
-def visit_fold(model, X, y, fold, path: Path) -> dict:
+def visit_fold(model, X, y, fold, folder: Path) -> dict:
     """What a model says of a fold, and its costs; kept in a file."""
-    if path.exists():
-        return json.loads(path.read_text())
-    train, test = fold
-    start = time.perf_counter()
-    fitted = clone(model).fit(X.iloc[train], y[train])
-    middle = time.perf_counter()
-    said = fitted.predict_proba(X.iloc[test])[:, 1]
-    took = {"fit (s)": middle - start, "score (s)": time.perf_counter() - middle, "kB": kilobytes(fitted)}
-    return kept(path, {"answer": said.tolist(), **took})
+
+    def result():
+        train, test = fold
+        start = time.perf_counter()
+        fitted = clone(model).fit(X.iloc[train], y[train])
+        middle = time.perf_counter()
+        said = fitted.predict_proba(X.iloc[test])[:, 1]
+        took = {"fit (s)": middle - start, "score (s)": time.perf_counter() - middle}
+        return {"answer": said.tolist(), **took, "kB": kilobytes(fitted)}
+
+    return kept(folder, (model, X, y, fold), result)
 
 
 def kilobytes(model) -> float:
@@ -252,13 +254,15 @@ def kilobytes(model) -> float:
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1000
 
 
-def kept(path: Path, content: dict) -> dict:
-    """Write a result whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(content))
-    draft.replace(path)
-    return content
+def kept(folder: Path, what: tuple, result) -> dict:
+    """The result that was kept of just this, by this code and these versions; else made now, and kept."""
+    path = folder / f"{joblib.hash((what, CODE, versions()))}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(result()))
+        draft.replace(path)
+    return json.loads(path.read_text())
 
 
 class Transfer:
@@ -288,11 +292,13 @@ class Transfer:
 
     def rows(self, n: int, draw: int) -> np.ndarray:
         """Labelled examples drawn at random, with two buyers at least."""
+        if n > len(self.known):
+            sys.exit(f"there are {len(self.known):,} examples to draw {n:,} labels from; raise --users")
         for turn in range(1000):
             rows = np.random.default_rng([n, draw, turn]).permutation(len(self.known))[:n]
             if self.known.label[rows].sum() >= 2:
                 return rows
-        raise SystemExit("there are too few buyers to draw from")
+        sys.exit("there are too few buyers to draw from; raise --users")
 
     def tuned(self, rows, draw, source=None, encoder="gru", **more) -> float:
         epochs = int(np.clip(20_000 // len(rows), 4, 20))
@@ -350,13 +356,13 @@ def transfer(options) -> dict:
     for n in options.labels:
         for name, way in lab.ways().items():
             for draw in range(options.draws):
-                stem = f"{name}_{n}_{draw}_{options.users}_{options.seed}".replace(" ", "_")
-                path = options.folder / "transfer" / f"{stem}.json"
-                if path.exists():
-                    value = json.loads(path.read_text())["auc"]
-                else:
-                    value = kept(path, {"auc": float(way(lab.rows(n, draw), draw))})["auc"]
-                found.append({"way": name, "labels": n, "draw": draw, "auc": value})
+                what = (name, n, draw, options.users, options.seed)
+                cell = kept(
+                    options.folder / "transfer",
+                    what,
+                    lambda way=way, n=n, draw=draw: {"auc": float(way(lab.rows(n, draw), draw))},
+                )
+                found.append({"way": name, "labels": n, "draw": draw, **cell})
             print(
                 f"  {n:,} labels, {name}: {np.mean([row['auc'] for row in found[-options.draws :]]):.3f}",
                 flush=True,
@@ -368,12 +374,11 @@ def transfer_tables(found: pd.DataFrame, lab: Transfer) -> dict:
     wide = found.pivot(index=["way", "draw"], columns="labels", values="auc")
     order = list(lab.ways())
     area = pd.DataFrame({way: wide.loc[way].apply(spoken) for way in order}).T
-    gain = {way: (wide.loc[way] - wide.loc["from scratch"]).apply(spoken, sign="+") for way in order[1:4]}
-    gain |= {order[5]: (wide.loc[order[5]] - wide.loc[order[4]]).apply(spoken, sign="+")}
+    gain = {way: (wide.loc[way] - wide.loc[other]).apply(spoken, sign="+") for way, other in AGAINST.items()}
     what = f"{len(lab.known):,} examples to draw from, {len(lab.asked):,} in the test"
     tables = {
         f"transfer: AUC by the number of labels, 95 % intervals over draws; {what}": area,
-        "transfer: gain of pre-training over the same network from scratch": pd.DataFrame(gain).T,
+        "transfer: gain of pre-training over a network of the same kind from scratch": pd.DataFrame(gain).T,
     }
     return {caption: table.rename_axis("way").reset_index() for caption, table in tables.items()}
 
@@ -395,7 +400,6 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA, help="the folder of the published files")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be repeated")
     parser.add_argument("--folder", type=Path, default=RUNS, help="where finished fits are kept")
-    parser.add_argument("--model", action="append", help="only this model of a part; may be repeated")
     parser.add_argument("--users", type=int, default=4000, help="shoppers of the simulated shop")
     parser.add_argument("--days", type=int, default=4, help="test days of taobao")
     parser.add_argument("--folds", type=int, default=10, help="folds of Online Shoppers Intention")

@@ -108,14 +108,13 @@ def purchases(log: pd.DataFrame, days: int, resamples: int, seed: int) -> tuple:
     return caption, table_of(found, ["roc_auc", "average_precision", "log_loss"], "roc_auc")
 
 
-def split_for_spend(name: str, log: pd.DataFrame):
-    """Training and test examples: the test begins at the last cutoff whose 90 days are inside the log."""
+def examples_of_spend(name: str, log: pd.DataFrame) -> tuple:
+    """Examples and their splitter: the test begins at the last cutoff whose 90 days are inside the log."""
     task, (step, most) = Spend(HORIZON), TRAINING[name]
     last = task.default_cutoffs(log)[-1]
     first = last - int(HORIZON[:-1]) * DAY
     examples = task.examples(log, [last, *(first - step * DAY * np.arange(most))])
-    train, test = next(TimeSplit(test_from=str(last)).split(examples))
-    return examples[train], examples[test]
+    return examples, TimeSplit(test_from=str(last))
 
 
 def amounts(train, test, seed: int) -> dict:
@@ -132,7 +131,8 @@ def amounts(train, test, seed: int) -> dict:
 
 def spend(name: str, log: pd.DataFrame, resamples: int, seed: int) -> tuple:
     """All regressors on the test cutoff of a log."""
-    train, test = split_for_spend(name, log)
+    examples, splitter = examples_of_spend(name, log)
+    train, test = (examples[part] for part in next(splitter.split(examples)))
     said = amounts(train, test, seed)
     found = compare_regressions(
         said, test.label, groups=test.ids, baseline="rfm", n_resamples=resamples, seed=seed

@@ -355,7 +355,9 @@ def compare(
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="The model that the others are compared with. Default: the best one.", rich_help_panel=_MODEL
+            help="The model that the others are compared with. Default: the best one; for the "
+            "simulated shop's purchase and churn, the best possible.",
+            rich_help_panel=_MODEL,
         ),
     ] = None,
     horizon: Horizon = None,

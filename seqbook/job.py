@@ -734,9 +734,14 @@ def _save_models(folder, config, parts, models, thresholds):
 TRUTH = "best possible"
 
 
+def _knows_truth(config):
+    "Whether the log is the simulated shop and the task one whose true probabilities it tells."
+    return config.log is None and config.task in ("purchase", "churn")
+
+
 def _truth(config, examples):
     "The true probabilities of examples of the simulated shop, (n, 2); None elsewhere."
-    if config.log is not None or config.task not in ("purchase", "churn"):
+    if not _knows_truth(config):
         return None
     truth = simulate_shop(n_users=config.users, seed=config.seed).truth
     ask = truth.purchase_probability if config.task == "purchase" else truth.churn_probability
@@ -1484,7 +1489,7 @@ def _on_examples(name, config, folder, progress):
 def _contestants(config, models, folder, progress):
     "The models to compare by name; with the simulated shop, the best possible too."
     found = {name: _on_examples(name, config, folder, progress) for name in models}
-    if config.log is None and config.task in ("purchase", "churn"):
+    if _knows_truth(config):
         found[TRUTH] = BestPossible(config.task, config.horizon, config.users, config.seed)
     return found
 
@@ -1500,8 +1505,9 @@ def _check_models(config, models) -> list[str]:
 
 def _check_baseline(config, names, baseline):
     "LogError for a baseline that is not compared."
-    if baseline is not None and baseline not in (*names, TRUTH):
-        raise LogError(f"baseline {baseline!r} is not among the models; choose one of {', '.join(names)}")
+    known = [*names, *([TRUTH] if _knows_truth(config) else [])]
+    if baseline is not None and baseline not in known:
+        raise LogError(f"baseline {baseline!r} is not among the models; choose one of {', '.join(known)}")
 
 # %% ../nbs/job.ipynb #324973c2
 def compare_job(

@@ -360,6 +360,7 @@ def test_compare_names_what_is_wrong(path, tmp_path):
         (["--models", "counts,,majority"], "no model ''"),
         (["--task", "buying"], "task 'buying' is unknown"),
         (["--models", MODELS, "--baseline", "svm"], "baseline 'svm' is not among the models"),
+        (["--models", MODELS, "--baseline", "best possible"], "'best possible' is not among the models"),
         (["--horizon", "soon"], "horizon 'soon' is no duration"),
         (["--resume", "--overwrite"], "exclude each other"),
     ):

@@ -476,16 +476,23 @@ def compare_models(
     return _comparison(case, scorers, weights, draws, baseline, confidence)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #9d88fa6d
-def _comparison(case, scorers, weights, draws, baseline, confidence) -> pd.DataFrame:
+def _comparison(case, scorers, weights, draws, baseline, confidence, lower=LOWER_IS_BETTER) -> pd.DataFrame:
     baseline = next(iter(scorers)) if baseline is None else baseline
     scores = {name: _score(case, scorer, weights) for name, scorer in scorers.items()}
     frames = []
     for name, score in scores.items():
         table, undefined = _with_intervals(name, score, draws[name], confidence)
         rival = (scores[baseline], draws[baseline]) if name != baseline else None
-        _compare_with(table, draws[name], rival, confidence)
+        _compare_with(table, draws[name], rival, confidence, lower)
         table["reason"] = [
-            _doubt(score.reasons.get(row.metric, ""), row.value, row.low, row.high, share, row.metric)
+            _doubt(
+                score.reasons.get(row.metric, ""),
+                row.value,
+                row.low,
+                row.high,
+                share,
+                row.metric in (*lower, *ZERO_IS_BEST),
+            )
             for row, share in zip(table.itertuples(), undefined, strict=True)
         ]
         frames.append(table)
@@ -498,14 +505,14 @@ def _with_intervals(name, score: Metrics, draws, confidence):
     return pd.DataFrame(columns), undefined
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #5aa99aa1
-def _compare_with(table: pd.DataFrame, draws, rival, confidence):
+def _compare_with(table: pd.DataFrame, draws, rival, confidence, lower):
     "Add the differences to a rival, its score and its draws; none for the baseline itself"
     difference, ends = np.nan, (np.nan, np.nan)
     if rival is not None:
         difference = _difference(table["value"].to_numpy(), list(rival[0].values()), table["metric"])
         ends = _interval(_difference(draws, rival[1], table["metric"]), confidence)[:2]
     table["difference"], (table["difference_low"], table["difference_high"]) = difference, ends
-    table["verdict"] = _verdicts(table)
+    table["verdict"] = _verdicts(table, lower)
 
 
 def _difference(values, others, metrics) -> np.ndarray:  # of what is best at 0, that of the distances from 0
@@ -513,19 +520,19 @@ def _difference(values, others, metrics) -> np.ndarray:  # of what is best at 0,
     return np.where(near, np.abs(values), values) - np.where(near, np.abs(others), others)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #41bf3775
-def _verdicts(table: pd.DataFrame) -> np.ndarray:
-    sign = np.where(table["metric"].isin(LOWER_IS_BETTER + ZERO_IS_BEST), -1, 1)
+def _verdicts(table: pd.DataFrame, lower) -> np.ndarray:
+    sign = np.where(table["metric"].isin((*lower, *ZERO_IS_BEST)), -1, 1)
     low, high = table["difference_low"] * sign, table["difference_high"] * sign
     better, worse = np.minimum(low, high) > 0, np.maximum(low, high) < 0
     return np.select([better, worse, low.notna()], ["better", "worse", "not clear"], "")
 
 
-def _doubt(reason, value, low, high, undefined, metric) -> str:
+def _doubt(reason, value, low, high, undefined, turned: bool) -> str:
     if np.isnan(value) or reason:
         return reason
     if np.isnan(low):
         return f"no interval: {undefined:.0%} of the resamples have no value, so it rests on too few examples"
-    if value == low == high == 1 and metric not in LOWER_IS_BETTER + ZERO_IS_BEST:
+    if value == low == high == 1 and not turned:
         return "every resample is perfect: look for a leak before you believe it"
     return ""
 
@@ -934,8 +941,13 @@ class _MeanCase:
         return [str(why) if np.isnan(value) else "" for value, why in zip(values, whys, strict=True)]
 
 
-def _mean_case(values: pd.DataFrame) -> _MeanCase:
-    return _MeanCase(tuple(values), None if len(values) else f"there is no example to score; {_ADVICE}")
+def _mean_case(values: pd.DataFrame, groups=None, min_count: int = 0) -> _MeanCase:
+    n, why = len(values) if groups is None else len(np.unique(groups)), None
+    if not len(values):
+        why = f"there is no example to score; {_ADVICE}"
+    elif n < min_count:
+        why = f"too few groups: {n}, where a score needs {min_count}; {_ADVICE}"
+    return _MeanCase(tuple(values), why)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #45c0d5ba
 def mean_metrics(
@@ -973,7 +985,5 @@ def compare_means(
     case, weights = _mean_case(first), _weights(sample_weight, len(first))
     scorers = {name: _MeanScorer(table.to_numpy("float64")) for name, table in values.items()}
     draws = _draws(case, scorers, weights, n_resamples, _group_codes(groups, len(first)), seed)
-    table = _comparison(case, scorers, weights, draws, baseline, confidence)
-    turned = table["metric"].isin(set(lower_is_better) - set(LOWER_IS_BETTER))
-    other = table["verdict"].replace({"better": "worse", "worse": "better"})
-    return table.assign(verdict=table["verdict"].where(~turned, other))
+    lower = (*LOWER_IS_BETTER, *lower_is_better)
+    return _comparison(case, scorers, weights, draws, baseline, confidence, lower)

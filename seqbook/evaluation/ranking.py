@@ -157,6 +157,10 @@ def score_ranks(
             f"scores has the shape {scores.shape} and targets {targets.shape}; "
             "pass one row of scores (none of them NaN) and one target for each list"
         )
+    if not ((targets >= 0) & (targets < scores.shape[1])).all():
+        raise EvaluationError(
+            f"a target is no column of the {scores.shape[1]} items; leave out lists whose item is unknown"
+        )
     own = scores[np.arange(len(scores)), targets][:, None]
     counted = np.ones(scores.shape, bool) if exclude is None else ~np.asarray(exclude, bool)
     counted[np.arange(len(scores)), targets] = False

@@ -61,6 +61,7 @@ from seqbook.evaluation.metrics import (
     _case,
     _check_amounts,
     _check_options,
+    _check_resampling,
     _comparison,
     _difference,
     _draws,
@@ -92,6 +93,7 @@ NAMES = {
     "hit": "Hit rate",  # with the number of places behind it: 'hit@10'
     "ndcg": "NDCG",
     "mrr": "Mean reciprocal rank",
+    "map": "Mean average precision",
 }
 CARDS = (*"roc_auc average_precision f1 brier mae wape bias gini hit ndcg mrr".split(),)  # those with a card
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito (2008)
@@ -763,9 +765,7 @@ def write_report(
         raise ReportExistsError(f"{path} exists; pass overwrite=True or choose another name")
     page = report_html(title, protocol, comparison, figures, tables, notes, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, path)
+    _put(path, page.encode())
     return path
 
 # %% ../../nbs/evaluation/02_reports.ipynb #3c41a8ac
@@ -1144,7 +1144,7 @@ def _all_cells(models: dict, examples, parts: dict, kept: _Kept, n_jobs, progres
                 found[name] = cell
                 bar.update()
             cells |= {(name, split): found[name] for name in models}
-    return cells, tests, notes
+    return {(name, split): cells[name, split] for name in models for split in parts}, tests, notes
 
 # %% ../../nbs/evaluation/02_reports.ipynb #a361dce3
 @dataclass
@@ -1199,7 +1199,8 @@ class _Judged:
     def _of(self, y, answer, groups):
         if self.kind == "ranks":
             table = _rank_table(answer, self.k)
-            return _mean_case(table), _MeanScorer(table.to_numpy("float64"))
+            case = _mean_case(table, groups, self.min_count)
+            return case, None if case.small else _MeanScorer(table.to_numpy("float64"))
         if self.kind == "amounts":
             case = _amount_case(y, groups, self.min_count)
             return case, None if case.small else _AmountScorer(y, answer)
@@ -1327,13 +1328,11 @@ def table(
 @patch
 def _against(self: Comparison, digits: int) -> pd.Series:  # texts by model
     rows = self.scores[self.scores["metric"] == self.metric].set_index("model")
-    spans = {
-        row.Index: _span(row.difference_low, row.difference_high, digits, "+") for row in rows.itertuples()
-    }
     texts = [
         ""
         if pd.isna(row.difference)
-        else f"{_number(row.difference, digits, '+')} ({spans[row.Index]}), {row.verdict}"
+        else f"{_number(row.difference, digits, '+')} "
+        f"({_span(row.difference_low, row.difference_high, digits, '+')}), {row.verdict}"
         for row in rows.itertuples()
     ]
     return pd.Series(texts, index=rows.index)
@@ -1393,8 +1392,7 @@ def _facts(value) -> str:  # a protocol in one line
 def to_markdown(self: Comparison) -> str:
     "The table, the failures and notes, and the protocol, as Markdown."
     table = self.table()
-    rows = [["", *table.columns], ["---", *["---:"] * table.shape[1]]]
-    rows = [rows[0], *table.reset_index().to_numpy().tolist()]
+    rows = [["", *table.columns], *table.reset_index().to_numpy().tolist()]
     lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in rows]
     lines.insert(1, "|---" + "|---:" * table.shape[1] + "|")
     notes = [f"- {_markdown(note)}" for note in self.notes]
@@ -1544,7 +1542,7 @@ def compare(
     not run again: its identity is a checksum of the model, the data and the versions. A model that fails is
     told in `notes`, and the others go on. `EvaluationError` if all fail."""
     _check_compared(models, baseline, n_resamples, confidence)
-    examples = task if log is None else task.examples(log, cutoffs, log_end=log_end)
+    examples = _asked(task, log, cutoffs, log_end)
     kind, parts = _kind(examples), _split_parts(splits, examples)
     how = dict(k=k, min_count=min_count, n_resamples=n_resamples, confidence=confidence, seed=seed)
     how |= dict(baseline=baseline, metric=metric or _main(kind, k))
@@ -1564,6 +1562,25 @@ def compare(
 # %% ../../nbs/evaluation/02_reports.ipynb #4c4270ae
 def _main(kind: str, k: int) -> str:
     return MAIN[kind].format(k=k)
+
+
+def _asked(task, log, cutoffs, log_end):
+    "The examples of a task on a log, or those that are made already."
+    if log is not None:
+        return task.examples(log, cutoffs, log_end=log_end)
+    if cutoffs is not None or log_end is not None:
+        raise EvaluationError("cutoffs and log_end go with a log; these examples are made already: drop them")
+    return task
+
+
+def _only_part(split, examples) -> tuple:
+    "The index arrays of a splitter that splits once."
+    parts = _split_parts(split, examples)
+    if len(parts) > 1:
+        raise EvaluationError(
+            f"this needs a splitter that splits once, and this one splits {len(parts)} times"
+        )
+    return next(iter(parts.values()))
 
 
 def _check_compared(models, baseline, n_resamples, confidence):
@@ -1608,10 +1625,7 @@ def _cell_table(cells: dict, scorers: dict) -> pd.DataFrame:
                 **found.get((name, split), {}),
             }
         )
-    order = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in cells))}
-    return pd.DataFrame(rows).sort_values(
-        "model", key=lambda names: names.map(order), kind="stable", ignore_index=True
-    )
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/02_reports.ipynb #75232200
 def _compared_facts(models, task, examples, splits, parts, cells, how, given) -> dict:  # JSON-able
@@ -1690,14 +1704,14 @@ def compare_splits(
     log=None,  # as for `compare`
     metric: str | None = None,  # the main one if not given
     cutoffs=None,  # as for `compare`
+    log_end=None,  # as for `compare`
     **options,  # of `compare`
 ) -> pd.DataFrame:  # a row a split and model: promised, low, high, came, came_low, came_high, flattery
     """What each split promises of the past, against what comes in the future, which no split sees.
 
     The protocols are in `attrs` of the table, by name of the split and for the future as 'came'."""
-    examples = task if log is None else task.examples(log, cutoffs)
-    parts = _split_parts(final, examples)
-    index = next(iter(parts.values()))
+    examples = _asked(task, log, cutoffs, log_end)
+    index = _only_part(final, examples)
     metric = metric or _main(_kind(examples), options.get("k", 10))
     came = compare(models, examples, [index], metric=metric, **options)
     past = _visible(examples[index[0]], examples.classes)
@@ -1755,8 +1769,9 @@ def history_segments(
 ) -> pd.DataFrame:  # a row an example: age (new, old), activity (light, heavy), category
     """Segments that are known at the cutoff: how long, how often, and what a user looked at most.
 
-    Heavy is above the median of these examples; the frequent categories are those of these examples."""
-    first = examples.log[time].to_numpy("datetime64[us]")[np.minimum(examples.start, len(examples.log) - 1)]
+    Heavy is above the median of these examples; the frequent categories are those of these examples. Both
+    look at the events that the examples keep."""
+    first = examples.log.groupby("user_id")[time].min().reindex(examples.ids).to_numpy("datetime64[us]")
     days = _duration(new, "new")
     lengths = examples.stop - examples.start
     table = pd.DataFrame({"age": np.where(examples.cutoff - first < days, "new", "old")})
@@ -1768,10 +1783,12 @@ def history_segments(
 
 def _duration(text: str, name: str) -> np.timedelta64:
     try:
+        if not re.search("[a-zA-Z:]", str(text)):
+            raise ValueError("no unit")
         length = pd.Timedelta(re.sub(r"(?<=\d)d$", "D", str(text)))
     except ValueError:
         length = pd.NaT
-    if not length > pd.Timedelta(0):
+    if not length >= pd.Timedelta("1us"):
         raise EvaluationError(f"{name} is {text!r}, which is no duration above 0; write '7d' or '12h'")
     return length.to_timedelta64().astype("timedelta64[us]")
 
@@ -1786,9 +1803,6 @@ def _favourites(examples, category: str, most: int) -> np.ndarray:
     return names.where(names.isin(kept), "other").reindex(range(len(examples))).fillna("none").to_numpy()
 
 # %% ../../nbs/evaluation/02_reports.ipynb #e2ef232e
-_BOOTSTRAP = {"n_resamples": 1000, "confidence": 0.95, "seed": 0}  # of the bootstrap, if nothing else is said
-
-
 @patch
 def by_segment(
     self: Comparison,
@@ -1797,14 +1811,16 @@ def by_segment(
     reference=None,  # the segment that the others are compared with; the largest if not given
     threshold: float | None = None,  # two classes: predict the second from this probability on
     min_count: int | None = None,  # as in `compare`
-    **options,  # n_resamples, confidence and seed of the bootstrap
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,  # of the bootstrap
 ) -> (
     pd.DataFrame
 ):  # segment, examples, base (share of the second class, or mean), then as `Comparison.scores`
     """One model, scored in each segment. The test examples of all splits are taken together.
 
     The protocol is in `attrs` of the table."""
-    model, options = model or self.best(), _BOOTSTRAP | options
+    model, options = model or self.best(), dict(n_resamples=n_resamples, confidence=confidence, seed=seed)
     one = self._together(model, threshold=threshold, min_count=min_count)
     if callable(segments):
         segments = np.concatenate([np.asarray(segments(test)) for test in self.tests.values()])
@@ -1839,6 +1855,7 @@ def _together(self: Comparison, model: str, **changes) -> _Judged:
 
 # %% ../../nbs/evaluation/02_reports.ipynb #f4143a7e
 def _by_segment(one: _Judged, segments, reference, metric, options, order=None) -> pd.DataFrame:
+    _check_resampling(options["n_resamples"], options["confidence"])
     order = pd.Series(segments).value_counts().index.tolist() if order is None else order
     rows = {name: np.flatnonzero(segments == name) for name in order}
     if not rows:
@@ -1851,7 +1868,18 @@ def _by_segment(one: _Judged, segments, reference, metric, options, order=None) 
     table = table.rename(columns={"model": "segment"})
     table.insert(1, "examples", table["segment"].map({name: len(some) for name, some in rows.items()}))
     table.insert(2, "base", table["segment"].map({name: _base(one, some) for name, some in rows.items()}))
+    table.attrs["reference"] = reference
     return table
+
+
+def _rows_of(table, metric) -> pd.DataFrame:
+    "The rows of a metric; EvaluationError where there is none."
+    rows = table[table["metric"] == metric]
+    if rows.empty:
+        raise EvaluationError(
+            f"there is no metric {metric!r}; choose one of {list(pd.unique(table['metric']))}"
+        )
+    return rows
 
 
 def _base(one: _Judged, rows) -> float:
@@ -1867,18 +1895,14 @@ def plot_segments(
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
     "One dot a segment, with its interval; the line is the segment that the others are compared with."
-    rows = table[table["metric"] == metric].set_index("segment")
-    if rows.empty:
-        raise EvaluationError(
-            f"there is no metric {metric!r}; choose one of {list(pd.unique(table['metric']))}"
-        )
+    rows = _rows_of(table, metric).set_index("segment")
     if ax is None:
         ax = plt.subplots(figsize=(6.4, 1.4 + 0.36 * len(rows)), layout="constrained")[1]
     _dots(ax, rows, list(rows.index))
     ax.set_yticks(range(len(rows)), [f"{name} ({row.examples:,})" for name, row in rows.iterrows()])
-    reference = rows[rows["difference"].isna() & (rows["verdict"] == "")]
-    if len(reference):
-        ax.axvline(reference["value"].iloc[0], color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
+    line = rows["value"].get(table.attrs.get("reference"), np.nan)
+    if np.isfinite(line):
+        ax.axvline(line, color="0.4", linewidth=1.2, linestyle=(0, (1, 2)))
     apart = rows["verdict"].isin(["better", "worse"])
     others = (rows["verdict"] != "").sum()
     title = f"{apart.sum()} of {others} segments differ clearly from the line, each by itself"
@@ -1912,14 +1936,15 @@ def learning_curve(
     log=None,  # as for `compare`
     shares=(0.05, 0.1, 0.25, 0.5, 1.0),  # of the users of the training part
     cutoffs=None,  # as for `compare`
+    log_end=None,  # as for `compare`
     seed: int = 0,  # of the draw of users
     **options,  # of `compare`
 ) -> pd.DataFrame:  # the columns of `compare_models`, and users and examples of the training
     """Each model on more and more users of the training part, with the same test.
 
     The protocol, that of the largest part, is in `attrs` of the table."""
-    examples = task if log is None else task.examples(log, cutoffs)
-    index = next(iter(_split_parts([split] if isinstance(split, tuple) else split, examples).values()))
+    examples = _asked(task, log, cutoffs, log_end)
+    index = _only_part([split] if isinstance(split, tuple) else split, examples)
     users = np.random.default_rng(seed).permutation(pd.unique(examples.ids[index[0]]))
     tables = []
     for n in sorted({max(1, round(share * len(users))) for share in shares}):
@@ -1937,7 +1962,8 @@ def plot_learning_curve(
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
     "A metric against the number of users in training, with intervals."
-    ax, rows = _axes(ax), table[table["metric"] == metric].dropna(subset="value")
+    rows = _rows_of(table.dropna(subset="value"), metric)
+    ax = _axes(ax)
     for i, (name, part) in enumerate(rows.groupby("model", sort=False)):
         bars = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
         look = {"marker": MARKERS[i % 6], "markersize": 5, "capsize": 2, "elinewidth": 1, **_look(i)}
@@ -1948,7 +1974,7 @@ def plot_learning_curve(
     ax.legend(frameon=False)
     most = rows["users"].max()
     last = rows[rows["users"] == most].set_index("model")["value"].to_dict()
-    best = _best(last, metric) if last else "no model"
+    best = _best(last, metric)
     title = f"With {most:,} users, {best} has the best {_named(metric)}"
     return _finish(ax, title, "users in training (log scale)", _named(metric))
 
@@ -1962,12 +1988,14 @@ def over_time(
     every: str = "7d",  # length of a period
     model: str | None = None,  # the best one if not given
     min_count: int | None = None,  # as in `compare`
-    **options,  # n_resamples, confidence and seed of the bootstrap
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,  # of the bootstrap
 ) -> (
     pd.DataFrame
 ):  # columns start, examples, base, and those of `compare_models`, each period against the first
     "One model, scored period after period from the first test cutoff on; `attrs` has the protocol."
-    model, options = model or self.best(), _BOOTSTRAP | options
+    model, options = model or self.best(), dict(n_resamples=n_resamples, confidence=confidence, seed=seed)
     one = self._together(model, min_count=min_count)
     cutoffs = np.concatenate([test.cutoff for test in self.tests.values()])
     step = _duration(every, "every")
@@ -1986,7 +2014,7 @@ def plot_drift(
     ax=None,  # draw here; a new figure if not given
 ):  # the axes
     "A metric by period, with intervals; full marks differ clearly from the first, each by itself."
-    rows = table[table["metric"] == metric].sort_values("start")
+    rows = _rows_of(table, metric).sort_values("start")
     ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")[1] if ax is None else ax
     bars = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
     ax.errorbar(

@@ -7,19 +7,18 @@ __all__ = ['Interval', 'bootstrap_interval', 'delong', 'McNemar', 'mcnemar', 'co
            'coverage_table']
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #f5ccd8a0
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, false_discovery_control, rankdata
+from scipy.stats import binomtest, false_discovery_control, norm, rankdata
 
 from seqbook.evaluation.metrics import (
-    MAX_UNDEFINED,
     EvaluationError,
     wilson_interval,
     _check_confidence,
     _check_resampling,
+    _interval,
 )
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #1a1f1669
@@ -58,10 +57,8 @@ def bootstrap_interval(
     arrays, codes = _check_rows(arrays, groups)
     rng = np.random.default_rng(seed)
     draws = [statistic(*(a[rows] for a in arrays)) for rows in _drawn_rows(codes, n_resamples, rng)]
-    ends = (np.nan, np.nan)
-    if np.isnan(draws).mean() <= MAX_UNDEFINED:
-        ends = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(statistic(*arrays)), *map(float, ends))
+    low, high, _ = _interval(np.asarray(draws, "float64")[:, None], confidence)
+    return Interval(float(statistic(*arrays)), float(low[0]), float(high[0]))
 
 
 def _drawn_rows(codes, n_resamples: int, rng):
@@ -116,7 +113,7 @@ def delong(
     (y, *values), codes = _check_rows([y, *scores.values()], groups)
     yes = _check_labels(y, values)
     auc, covariance = _auc_covariance(yes, np.stack(values).astype("float64"), codes)
-    z, b = NormalDist().inv_cdf((1 + confidence) / 2), list(scores).index(baseline)
+    z, b = norm.ppf((1 + confidence) / 2), list(scores).index(baseline)
     own, gap = np.sqrt(np.diag(covariance)), auc - auc[b]
     apart = np.sqrt((np.diag(covariance) + covariance[b, b] - 2 * covariance[b]).clip(0))
     gap, apart = (np.where(np.arange(len(auc)) == b, np.nan, part) for part in (gap, apart))
@@ -150,7 +147,7 @@ def _check_labels(y, values) -> np.ndarray:  # True where the label is 1
 def _two_sided(gap, error) -> np.ndarray:  # p-value of a difference
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where((gap == 0) & (error == 0), 0, np.abs(gap / error))
-    return np.array([np.nan if np.isnan(part) else 2 * NormalDist().cdf(-part) for part in z])
+    return 2 * norm.sf(z)
 
 # %% ../../nbs/evaluation/05_uncertainty.ipynb #213a9c05
 class McNemar(NamedTuple):
@@ -202,9 +199,10 @@ def conformal_limit(
     confidence: float = 0.9,
 ) -> float:  # inf where there are too few examples
     "The strangeness that a new example does not exceed with at least this probability (Vovk et al. 2005)."
+    _check_confidence(confidence)
     scores = np.sort(np.asarray(scores, "float64"))
-    if scores.ndim != 1 or np.isnan(scores).any() or not 0 < confidence < 1:
-        raise EvaluationError("pass a flat array of scores without NaN, and a confidence between 0 and 1")
+    if scores.ndim != 1 or np.isnan(scores).any():
+        raise EvaluationError("pass a flat array of scores without NaN")
     place = int(np.ceil((len(scores) + 1) * confidence - 1e-9))
     return float(scores[place - 1]) if place <= len(scores) else float("inf")
 

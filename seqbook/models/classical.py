@@ -1004,6 +1004,14 @@ def _draw(rng, y, classes) -> np.ndarray:
         if classes is None or len(np.unique(y[rows])) > 1:
             return rows
 
+
+def _given_labels(X, y) -> np.ndarray:
+    "The labels that were given, or those of the examples."
+    y = getattr(X, "label", None) if y is None else y
+    if y is None:
+        raise LogError("a table has no labels of its own; pass y")
+    return np.asarray(y)
+
 # %% ../../nbs/models/01_classical.ipynb #ee5f41f1
 def feature_importances(
     model,  # fitted
@@ -1020,7 +1028,7 @@ def feature_importances(
     t-distribution. The columns of the table behind a transformer of examples are shuffled, not the examples.
     Columns that say the same share their importance. LogError where the labels are of one class."""
     table, names, groups, last = _prepared(model, X)
-    y = np.asarray(X.label if y is None else y)
+    y = _given_labels(X, y)
     score = get_scorer(scoring) if isinstance(scoring, str) else scoring or _skill
     classes = check_labels(table, y)[0] if is_classifier(model) else None
     losses = []
@@ -1164,7 +1172,7 @@ def tune(
     The value of a trial is the mean score over the splits. Pass training examples only: the test must not
     choose. LogError for a model without an entry in `SPACES`, and for a table without splits."""
     _choose("model", name, SPACES)
-    y = np.asarray(X.label if y is None else y)
+    y = _given_labels(X, y)
     folds = list(_prepared_folds(X, y, cv, inputs))
     score = get_scorer(scoring) if isinstance(scoring, str) else scoring or _skill
 
@@ -1177,12 +1185,20 @@ def tune(
     return run_study(value, name, n_trials, storage, seed=seed, progress=progress)
 
 # %% ../../nbs/models/01_classical.ipynb #e6f070b0
+def _splits(X, y, cv):
+    "The splits: of our splitters, of those of scikit-learn, or as they are given."
+    if cv is None:
+        if not isinstance(X, Examples):
+            raise LogError("a table needs splits; pass cv=, a splitter or pairs of training and test rows")
+        cv = RollingSplit()
+    if not hasattr(cv, "split"):
+        return cv
+    return cv.split(X) if isinstance(X, Examples) else cv.split(X, y)
+
+
 def _prepared_folds(X, y, cv, inputs):
     "For each split: the training and test table, their labels, and the training users."
-    if cv is None and not isinstance(X, Examples):
-        raise LogError("a table needs splits; pass cv=, pairs of training and test row numbers")
-    cv = RollingSplit() if cv is None else cv
-    for train, test in cv.split(X) if hasattr(cv, "split") else cv:
+    for train, *_, test in _splits(X, y, cv):
         if inputs is None:
             table = _as_table(X)
             yield _pick(table, train), _pick(table, test), y[train], y[test], None

@@ -43,12 +43,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data.events import LogError
 from ..data.sequences import UNKNOWN, SequenceEncoder, Sequences, import_keras
-from ..data.tasks import Examples, RollingSplit, TimeSplit, UserSplit
+from ..data.tasks import Examples, TimeSplit, UserSplit
 from . import networks, next_item
 from seqbook.models.classical import (
     AmountRegressor,
+    _given_labels,
     _pick,
     _rows,
+    _splits,
     check_amounts,
     check_labels,
     load_model,
@@ -70,7 +72,7 @@ from seqbook.models.networks import (
     probability_layer,
 )
 from .next_item import NextItemModel
-from .training import jit_choice, make_optimizer, trace_once
+from .training import Checkpoint, make_optimizer, run_epochs, trace_once
 
 # %% ../../nbs/models/07_fusion.ipynb #dba4d3bc
 READ = ("behavior", "log_gap", "log_age")  # the fields that are read where no encoder is given
@@ -156,7 +158,7 @@ def fit(
     validation: tuple | None = None,  # (examples, labels) that say when to stop; None: some are held out
 ) -> OnSequences:
     "Fit encoder, features and model."
-    y = np.asarray(X.label if y is None else y)
+    y = _given_labels(X, y)
     if validation is None and len((parts := self._parts(X))[1]):
         validation = X[parts[1]], y[parts[1]]
         X, y = X[parts[0]], y[parts[0]]
@@ -192,17 +194,6 @@ def _check_future(X, train, test) -> None:
             "take splits that go forward in time, such as RollingSplit or TimeSplit, or UserSplit"
         )
 
-
-def _splits(X, y, cv):
-    "The splits: of our splitters, of those of scikit-learn, or as they are given."
-    if cv is None:
-        if not isinstance(X, Examples):
-            raise LogError("a table needs splits; pass cv=, a splitter or pairs of training and test rows")
-        cv = RollingSplit()
-    if not hasattr(cv, "split"):
-        return cv
-    return cv.split(X) if isinstance(X, Examples) else cv.split(X, y)
-
 # %% ../../nbs/models/07_fusion.ipynb #b99917f1
 def _answer(model, X, classes=None) -> np.ndarray:
     "Amounts (n,); or probabilities (n, classes), 0 for a class that the model never saw."
@@ -213,13 +204,6 @@ def _answer(model, X, classes=None) -> np.ndarray:
     proba = np.zeros((_rows(X), len(classes)))
     proba[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(X)
     return proba
-
-
-def _given_labels(X, y) -> np.ndarray:
-    y = getattr(X, "label", None) if y is None else y
-    if y is None:
-        raise LogError("a table has no labels of its own; pass y")
-    return np.asarray(y)
 
 # %% ../../nbs/models/07_fusion.ipynb #de3a684e
 def out_of_fold(
@@ -305,6 +289,9 @@ class FusedModel(MetaEstimatorMixin, _BaseComposition):
         self._set_params("estimators", **params)
         return self
 
+    def _is_fitted_weights(self) -> bool:
+        return isinstance(self.weights, str) and self.weights == "fitted"
+
 
 class FusedClassifier(ClassifierMixin, FusedModel):
     "A fused model that gives probabilities."
@@ -383,9 +370,6 @@ class AverageClassifier(FusedClassifier):
         cv=None,  # splits for what is learned, as in `out_of_fold`, or 'prefit'
     ):
         self.estimators, self.weights, self.kind, self.cv = estimators, weights, kind, cv
-
-    def _is_fitted_weights(self) -> bool:
-        return isinstance(self.weights, str) and self.weights == "fitted"
 
 # %% ../../nbs/models/07_fusion.ipynb #b81c95e0
 @patch
@@ -506,7 +490,7 @@ class AverageRegressor(RegressorMixin, FusedModel):
         "Learn the weights, then fit the members."
         self._check_members()
         y = check_amounts(X, _given_labels(X, y))
-        if isinstance(self.weights, str) and self.weights == "fitted":
+        if self._is_fitted_weights():
             rows, said = self._held_out(X, y)
             scale = y[rows].std() or 1.0
             self.weights_ = simplex_weights(lambda w: (((w @ said - y[rows]) / scale) ** 2).mean(), len(said))
@@ -702,7 +686,7 @@ def load(cls: OnSequences, folder) -> OnSequences:  # noqa: F811
     with undamaged(folder / "manifest.json"):
         features = load_model(folder / "features") if saved["features"] else None
     encoder, model = SequenceEncoder.load(folder / "encoder"), load_fused(folder / "model")
-    made = cls(model, FrozenEstimator(encoder), features, saved["holdout"])
+    made = cls(model, encoder, features, saved["holdout"])
     made.encoder_, made.model_, made.features_ = encoder, model, features
     if hasattr(model, "classes_"):
         made.classes_ = model.classes_
@@ -839,19 +823,19 @@ class StateFeatures(TransformerMixin, BaseEstimator):
         self.model_, new = _own(self.model, _next_event_model)
         if new:
             self.model_.fit(self.encoder_.encode(longest_histories(X)))
+        self._network = state_network(self.model_)
         return self
 
     def transform(self, X: Examples) -> pd.DataFrame:
         "The states, a column for each unit."
         check_is_fitted(self, "model_")
-        states = last_states(self.model_, self.encoder_.encode(X))
+        states = last_states(self.model_, self.encoder_.encode(X), network=self._network)
         return pd.DataFrame(states.astype("float64"), columns=self.get_feature_names_out())
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         "The names of the columns."
         check_is_fitted(self, "model_")
-        width = self.model_.network_.get_layer("dropout").output.shape[-1]
-        return np.array([f"state_{i}" for i in range(width)], object)
+        return np.array([f"state_{i}" for i in range(self._network.output_shape[-1])], object)
 
 # %% ../../nbs/models/07_fusion.ipynb #e6f09992
 def _gap_encoder():
@@ -889,20 +873,17 @@ def __getstate__(self: StateFeatures) -> dict:
 @patch
 def __setstate__(self: StateFeatures, state: dict) -> None:
     if "model_" in state:
-        state = {
-            "model": None,
-            "encoder": None,
-            "model_": _from_bytes(state["model_"], load_fused),
-            "encoder_": _from_bytes(state["encoder_"], SequenceEncoder.load),
-        }
+        model = _from_bytes(state["model_"], load_fused)
+        encoder = _from_bytes(state["encoder_"], SequenceEncoder.load)
+        state = {"model": model, "encoder": encoder, "model_": model, "encoder_": encoder}
+        state["_network"] = state_network(model)
     vars(self).update(state)
 
 # %% ../../nbs/models/07_fusion.ipynb #d80a685f
 class SnapshotClassifier(FusedClassifier):
     """Copies of one network, kept at the end of each cycle of its learning rate (Huang et al. 2017).
 
-    Reads `Sequences`; `OnSequences` around it reads `Examples`. After `fit`: `estimators_`, the copies, and
-    `weights_`."""
+    Reads `Sequences`; `OnSequences` around it reads `Examples`. After `fit`: `estimators_`, the copies."""
 
     def __init__(
         self,
@@ -934,6 +915,8 @@ def fit(self: SnapshotClassifier, X: Sequences, y, features=None):  # noqa: F811
     if self.cycles < 1:
         raise LogError(f"cycles is {self.cycles}; give at least 1")
     _check_class_weight(self.model)
+    if self.model.checkpoint is not None:
+        raise LogError("snapshots cannot go on from a checkpoint; leave it None")
     model = clone(self.model)
     self.classes_, codes = check_labels(X, y)
     model.classes_, late = self.classes_, model._begin(X, features)
@@ -942,9 +925,8 @@ def fit(self: SnapshotClassifier, X: Sequences, y, features=None):  # noqa: F811
     data = fit_to(X, model.fields_), networks._targets(codes, n), None, late
     self.estimators_, losses = [], []
     for cycle in range(self.cycles):
-        losses += [_snapshot_epoch(model, data, cycle, epoch) for epoch in range(model.epochs)]
+        losses += _train_cycle(model, data, cycle)
         self.estimators_.append(_network_copy(model, losses))
-    self.weights_ = np.full(self.cycles, 1 / self.cycles)
     return self
 
 
@@ -955,21 +937,22 @@ def predict_proba(self: SnapshotClassifier, X: Sequences, features=None) -> np.n
     return np.mean([model.predict_proba(X, features) for model in self.estimators_], axis=0)
 
 # %% ../../nbs/models/07_fusion.ipynb #ff46074d
-def _snapshot_epoch(model: SequenceNetwork, data: tuple, cycle: int, epoch: int) -> float:
-    "One epoch, with the learning rate of each step on the cosine; the mean loss."
-    seed = int(np.random.SeedSequence([model.seed, cycle, epoch]).generate_state(1)[0])
-    batches, network, losses = (
-        NetworkBatches(*data, batch_size=model.batch_size, seed=seed),
-        model.network_,
-        [],
-    )
-    for i in range(len(batches)):
-        done = (epoch + i / len(batches)) / model.epochs
+def _train_cycle(model: SequenceNetwork, data: tuple, cycle: int) -> list:
+    "One cycle, with the learning rate of each step on the cosine; the loss of each epoch."
+    network, steps = model.network_, -(-len(data[0]) // model.batch_size)
+    keeper = Checkpoint(None, network, {})
+
+    def make_batches(epoch):
+        seed = int(np.random.SeedSequence([model.seed, cycle, epoch]).generate_state(1)[0])
+        return NetworkBatches(*data, batch_size=model.batch_size, seed=seed)
+
+    def step(*batch):
+        done = (keeper.epoch + keeper.step / steps) / model.epochs
         network.optimizer.learning_rate = 0.5 * model.learning_rate * (1 + np.cos(np.pi * done))
-        losses.append(float(network.train_on_batch(*batches[i])))
-    if not np.isfinite(losses).all():
-        raise LogError("training has diverged; lower the learning rate of the network")
-    return float(np.mean(losses))
+        return network.train_on_batch(*batch)
+
+    how = {"progress": model.progress, "train_step": step}
+    return run_epochs(network, make_batches, model.epochs, keeper, **how)["loss"].tolist()
 
 
 def _network_copy(model: SequenceNetwork, losses: list) -> SequenceNetwork:
@@ -1154,19 +1137,18 @@ def _begin(self: PretrainedClassifier, X: Sequences, features):
 
 
 @patch
-def _build(self: PretrainedClassifier, output, loss, features: int):
-    SequenceNetwork._build(self, output, loss, features)
+def _optimizer(self: PretrainedClassifier):
+    "Carry the weights over; then the rates that they learn with."
     self.moved_ = [] if self.source is None else transfer_weights(self.source, self, self.skip)
     if self.source is not None and not self.moved_:
         raise LogError("no layer of the source fits; give both networks the same encoder, units and fields")
     layers = [self.network_.get_layer(name) for name in self.moved_]
     for layer in layers:
         layer.trainable = not self.freeze
+    if self.slow == 1:
+        return SequenceNetwork._optimizer(self)
     factors = {variable.path: self.slow for layer in layers for variable in layer.trainable_variables}
-    rate, how = self.learning_rate, jit_choice(recurrent=self.encoder in networks.RECURRENT)
-    optimizer = make_optimizer(rate) if self.slow == 1 else slowed_optimizer(rate, factors)
-    self.network_.compile(optimizer, loss, weighted_metrics=[], jit_compile=how)
-    trace_once(self.network_)
+    return slowed_optimizer(self.learning_rate, factors)
 
 
 @patch

@@ -703,12 +703,18 @@ def _build(self: SequenceNetwork, output, loss, features: int):
     how["options"] = {**(self.options or {}), **({"causal": False} if self._sees_all() else {})}
     self.network_ = build_network(self.fields_, output, each=self.each, features=features, **how)
     self.network_.compile(
-        make_optimizer(self.learning_rate),
+        self._optimizer(),
         loss,
         weighted_metrics=[],
         jit_compile=jit_choice(recurrent=self.encoder in RECURRENT),
     )
     trace_once(self.network_)
+
+
+@patch
+def _optimizer(self: SequenceNetwork):
+    "What changes the weights of the new network; a subclass may set those it starts from first."
+    return make_optimizer(self.learning_rate)
 
 
 @patch
@@ -738,7 +744,7 @@ def _train(self: SequenceNetwork, data: tuple, output, loss, evaluate, identity)
 def _identity(self: SequenceNetwork, *data) -> dict:
     "What makes one fit the same as another. Only the number of epochs may differ: a longer fit goes on."
     left_out = ("checkpoint", "progress", "epochs")
-    params = {name: value for name, value in self.get_params().items() if name not in left_out}
+    params = {name: value for name, value in self.get_params(deep=False).items() if name not in left_out}
     return fit_identity({"model": type(self).__name__, **params}, *data)
 
 # %% ../../nbs/models/04_networks.ipynb #c604f1dc
@@ -920,7 +926,7 @@ def save(self: SequenceNetwork, folder) -> Path:
 @patch
 def _state(self: SequenceNetwork) -> dict:
     "All that a fitted network is beside its weights, for JSON."
-    params = {**self.get_params(), "checkpoint": None}
+    params = {**self.get_params(deep=False), "checkpoint": None}
     if isinstance(params.get("class_weight"), dict):  # JSON has text keys only
         params["class_weight"] = list(self.class_weight.items())
     learned = {name: value for name, value in vars(self).items() if name.endswith("_")}

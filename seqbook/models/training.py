@@ -621,7 +621,7 @@ def trace_once(
 ):  # the network
     "Under TensorFlow, make `train_on_batch` and `predict_on_batch` trace once, whatever shapes will come."
     tensorflow = import_keras().backend.backend() == "tensorflow"
-    if tensorflow and network.distribute_strategy.num_replicas_in_sync == 1:
+    if tensorflow and not network.run_eagerly and network.distribute_strategy.num_replicas_in_sync == 1:
         if hasattr(network, "optimizer") and not network.optimizer.built:
             network.optimizer.build(network.trainable_variables)  # or else a second trace follows the first
         train, answer = (_open_step(network, step) for step in (network.train_step, network.predict_step))
@@ -637,6 +637,9 @@ def _open_step(network, step):
     graph = tf.function(step, reduce_retracing=True, autograph=False, jit_compile=network.jit_compile)
 
     def run(batch):
+        batch = (
+            batch if isinstance(batch, tuple) else (batch,)
+        )  # Keras's own `predict` passes the inputs bare
         if not graph.experimental_get_tracing_count():
             graph.get_concrete_function(_open_types(network, *batch))
         return graph(batch)

@@ -783,6 +783,9 @@ def test_means_agree_with_the_other_comparisons():
     renamed = [part.rename(columns={"brier": "my loss"}) for part in (table, other)]
     mine = compare_means(dict(zip("ab", renamed, strict=True)), lower_is_better=["my loss"], **options)
     assert mine["verdict"].tolist() == means["verdict"].tolist() and "worse" in set(mine["verdict"])
+    losses = {"a": pd.DataFrame({"my loss": np.ones(400)}), "b": pd.DataFrame({"my loss": np.zeros(400)})}
+    assert (compare_means(losses, lower_is_better=["my loss"], **options)["reason"] == "").all()
+    assert "leak" in compare_means(losses, **options)["reason"][0]
     with_more = compare_means(dict(zip("ab", renamed, strict=True)), **options)["verdict"]
     assert with_more.tolist() == means["verdict"].replace("worse", "better").tolist()
     assert mean_metrics(table, np.ones(400))["brier"] == pytest.approx(((p - y) ** 2).mean())

@@ -286,6 +286,8 @@ def test_perplexity_and_times():
         (lambda: ranking_metrics([1, np.nan]), "from 1 up"),
         (lambda: score_ranks([[1.0, np.nan]], [0]), "NaN"),
         (lambda: score_ranks([[1.0, 2.0]], [0, 1]), "one target"),
+        (lambda: score_ranks([[1.0, 2.0]], [-1]), "no column of the 2 items"),
+        (lambda: score_ranks([[1.0, 2.0]], [2]), "no column of the 2 items"),
         (lambda: user_auc([0, 1], [1, np.nan], [1, 1]), "none missing"),
         (lambda: user_auc([0, 1], [1, 2], [1, None]), "none missing"),
         (lambda: sampled_ranks([1, 9], 8, 3), "number of items"),

@@ -42,7 +42,7 @@ from seqbook.evaluation.metrics import (
     confusion_table,
     regression_metrics,
 )
-from seqbook.evaluation.ranking import compare_rankings, ranking_metrics
+from seqbook.evaluation.ranking import compare_lists, compare_rankings, ranking_metrics
 from seqbook.evaluation.reports import (
     Comparison,
     ReportExistsError,
@@ -439,6 +439,9 @@ def test_a_comparison_of_rankings_in_table_plot_and_report(lists):
     names = ["Hit rate at 7", "NDCG at 7", "Mean reciprocal rank at 7"]
     assert list(comparison_table(table)) == names
     assert [ax.get_title("left") for ax in plot_metrics(table).axes if ax.get_visible()] == names
+    precise = compare_lists({"a": [["x", "y"]] * 20}, [["x"]] * 20, k=2, n_resamples=100)
+    assert "Mean average precision at 2" in comparison_table(precise)
+    assert "Mean average precision at 2" in report_html("Lists", {}, precise)
     page = report_html("Lists", {}, table)
     assert "Headline: better" in page and page.count("Hit rate at 7") == 2  # on its card and in the table
 
@@ -858,6 +861,8 @@ def test_wrong_arguments_are_refused_in_a_sentence(asked, log):
         ((models, asked, "time"), "splitter"),
         ((models, asked, [(1, 2, 3, 4)]), "splitter"),
         ((models, asked, []), "splitter"),
+        ((models, asked, TimeSplit(), None, CUTOFFS), "drop them"),
+        ((models, asked, TimeSplit(), None, None, CUTOFFS[-1]), "drop them"),
         (({"bad": Bad()}, asked, TimeSplit()), "every model failed; bad failed on TimeSplit: RuntimeError"),
     ):
         with pytest.raises(EvaluationError, match=words):
@@ -868,6 +873,10 @@ def test_wrong_arguments_are_refused_in_a_sentence(asked, log):
     tags = TagPurchased().examples(log)
     with pytest.raises(EvaluationError, match="prefixes"):
         compare(models, tags, TimeSplit(), **QUICK)
+    with pytest.raises(EvaluationError, match="splits once, and this one splits 2 times"):
+        learning_curve(models, asked, RollingSplit(n_splits=2), **QUICK)
+    with pytest.raises(EvaluationError, match="splits once"):
+        compare_splits(models, asked, {"time": TimeSplit("2024-02-03")}, RollingSplit(n_splits=2), **QUICK)
 
 
 def test_too_few_positives_give_reasons_and_no_number(asked):
@@ -880,6 +889,14 @@ def test_too_few_positives_give_reasons_and_no_number(asked):
         few.plot()
 
 
+def test_too_few_users_of_lists_give_reasons_and_no_number(log):
+    views = log[log["behavior"] == "view"]
+    examples = NextItem().examples(views[views["user_id"].isin(pd.unique(views["user_id"])[:3])])
+    few = compare({"popular": Popular()}, examples, TimeSplit(), **QUICK)
+    assert few.scores["value"].isna().all()
+    assert few.scores["reason"].str.contains("too few groups: [1-3], where").all()
+
+
 def test_networks_go_one_by_one_and_others_as_memory_allows(asked, monkeypatch):
     class Network(Lengths):
         epochs = 3
@@ -888,6 +905,13 @@ def test_networks_go_one_by_one_and_others_as_memory_allows(asked, monkeypatch):
     assert (
         reports._is_network(Network()) and reports._is_network(inside) and not reports._is_network(Lengths())
     )
+    sent, side_by_side = [], reports._side_by_side
+    monkeypatch.setattr(
+        reports, "_side_by_side", lambda models, *rest: sent.extend(models) or side_by_side(models, *rest)
+    )
+    models = {"network": Network(), "short": Lengths(), "long": Lengths(3.0)}
+    assert set(compare(models, asked, TimeSplit(), **QUICK | {"n_jobs": 2}).scores["model"]) == set(models)
+    assert sent == ["short", "long"]
     fold = reports._fold(asked, "s", one_split(asked))
     monkeypatch.setattr(reports.os, "cpu_count", lambda: 16)
     memory = SimpleNamespace(available=64 * 2**30)
@@ -952,7 +976,7 @@ def test_a_model_that_other_processes_cannot_read_is_run_in_this_one(asked, foun
     pd.testing.assert_frame_equal(together.scores, found.scores)
 
 
-@pytest.mark.parametrize("every", ["0d", "-7d", "soon", "", "1s"])
+@pytest.mark.parametrize("every", ["0d", "-7d", "soon", "", "1s", "7", "0.1us"])
 def test_periods_that_cannot_be_are_refused(found, every):
     with pytest.raises(EvaluationError, match="duration|longer"):
         found.over_time(every)
@@ -1096,11 +1120,11 @@ def test_the_worst_bias_is_the_one_furthest_from_0():
 def test_every_table_carries_its_protocol(asked, found):
     halves = np.arange(sum(map(len, found.tests.values()))) % 2
     tables = [
-        found.by_segment(halves, n_resamples=50, seed=3),
-        found.over_time("30d", n_resamples=50, seed=3),
+        found.by_segment(halves, n_resamples=110, seed=3),
+        found.over_time("30d", n_resamples=110, seed=3),
     ]
     for told in (table.attrs["protocol"] for table in tables):
-        assert told["intervals"].startswith("95%, 50 ") and told["seeds"]["bootstrap"] == 3
+        assert told["intervals"].startswith("95%, 110 ") and told["seeds"]["bootstrap"] == 3
         assert found.best() in told["scored"] and told["data"] == found.protocol["data"]
         assert json.loads(json.dumps(told)) == told
     assert found.protocol["seeds"]["bootstrap"] == 0
@@ -1141,6 +1165,14 @@ def test_a_segment_is_scored_as_if_it_were_alone(found):
     assert gap["difference"][other] == pytest.approx(gap["value"][other] - gap["value"][reference])
 
 
+def test_the_line_among_segments_is_the_one_that_all_are_compared_with(found):
+    halves = np.where(np.arange(sum(map(len, found.tests.values()))) % 2, "odd", "even")
+    table = found.by_segment(halves, reference="odd", n_resamples=100)
+    lines = [list(one.get_xdata()) for one in plot_segments(table, "brier").get_lines()]
+    (upright,) = [x for x in lines if len(x) == 2 and x[0] == x[1]]
+    assert upright[0] == table.query("segment == 'odd' and metric == 'brier'")["value"].item()
+
+
 def test_segments_of_one_user_have_no_number_but_a_reason(found):
     users = np.concatenate([np.asarray(part.ids) for part in found.tests.values()])
     segment = np.where(users == users[0], "alone", "all others")
@@ -1150,9 +1182,7 @@ def test_segments_of_one_user_have_no_number_but_a_reason(found):
     assert table.loc[table["segment"] == "all others", "value"].notna().any()
     assert (alone["examples"] == (users == users[0]).sum()).all()
     plot_segments(table, "roc_auc")
-    assert fairness_gaps(table)["segment"].tolist() == [] or "alone" not in set(
-        fairness_gaps(table)["segment"]
-    )
+    assert fairness_gaps(table).empty
 
 
 def test_segments_know_the_history_only(log, asked):

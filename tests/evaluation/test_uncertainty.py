@@ -220,7 +220,7 @@ def test_coverage_by_group():
         (lambda: correct_p_values([0.1, 1.2]), "between 0 and 1"),
         (lambda: correct_p_values([0.1], "bonferroni"), "'holm' or 'fdr'"),
         (lambda: conformal_limit([1.0, np.nan]), "without NaN"),
-        (lambda: conformal_limit([1.0], 90), "between 0 and 1"),
+        (lambda: conformal_limit([1.0], 90), "such as 0.95"),
         (lambda: coverage_table([True], groups=["a", "b"]), "the same number"),
         (lambda: coverage_table([True, False], size=[1]), "the same number"),
     ],

@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
-from sklearn.model_selection import cross_validate
+from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.naive_bayes import BernoulliNB, ComplementNB
 from sklearn.preprocessing import StandardScaler
 
@@ -632,6 +632,16 @@ def test_folds_of_tuning_learn_from_their_training_part_alone(shop_examples):
     alone = clone(SLIM).fit(some[before], y[before])
     pd.testing.assert_frame_equal(later, alone.transform(some[after]))
     assert len(table) == len(before)
+
+
+def test_tuning_takes_splits_of_three_parts_and_those_of_sklearn(shop_examples):
+    examples, train, _ = shop_examples
+    some, how = examples[train], {"n_trials": 1, "progress": False}
+    tune(make_classifier, "tree", some, inputs=SLIM, cv=TimeSplit(validation=True), **how)
+    table = SLIM.fit_transform(some, some.label)
+    tune(make_classifier, "tree", table, some.label, StratifiedKFold(2), **how)
+    with pytest.raises(LogError, match="pass y"):
+        tune(make_classifier, "tree", table, cv=StratifiedKFold(2), **how)
 
 
 def test_tuning_amounts_on_a_table():

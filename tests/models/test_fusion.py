@@ -40,7 +40,7 @@ from seqbook.models.fusion import (
     StackedClassifier,
     StackedRegressor,
     StateFeatures,
-    _snapshot_epoch,
+    _train_cycle,
     arithmetic_mean,
     error_diversity,
     geometric_mean,
@@ -746,18 +746,18 @@ class TestNetworks:
 
     def test_the_learning_rate_falls_along_a_cosine_in_each_cycle(self, parts):
         rates, X = [], SequenceEncoder(("behavior",)).fit(parts[0].fit_log()).encode(parts[0])
-        optimizer = SimpleNamespace(learning_rate=None)
+        optimizer = SimpleNamespace(learning_rate=None, built=True)
 
         def train_on_batch(*batch):
             rates.append(optimizer.learning_rate)
             return 0.5
 
         network = SimpleNamespace(optimizer=optimizer, train_on_batch=train_on_batch)
-        model = SimpleNamespace(network_=network, seed=0, batch_size=64, epochs=3, learning_rate=0.2)
+        how = {"batch_size": 64, "epochs": 3, "learning_rate": 0.2, "progress": False}
+        model = SimpleNamespace(network_=network, seed=0, **how)
         data = X, parts[0].label.astype("float32"), None, None
         for cycle in range(2):
-            for epoch in range(3):
-                assert _snapshot_epoch(model, data, cycle, epoch) == 0.5
+            assert _train_cycle(model, data, cycle) == [0.5] * 3
         steps = len(rates) // 2
         cosine = 0.1 * (1 + np.cos(np.pi * np.arange(steps) / steps))
         assert steps > 6 and np.allclose(rates, np.tile(cosine, 2))
@@ -811,7 +811,7 @@ class TestTransfer:
             ):
                 assert np.array_equal(mine, theirs)
 
-    def test_slow_layers_move_less(self, parts, pretrained):
+    def test_slow_layers_move_less(self, parts, pretrained, tmp_path):
         encoder, source = pretrained
         X, y = encoder.encode(parts[0]), parts[0].label
         start, moves = source.network_.get_layer("gru").get_weights(), {}
@@ -820,6 +820,9 @@ class TestTransfer:
             now = model.network_.get_layer("gru").get_weights()
             moves[slow] = sum(np.abs(a - b).sum() for a, b in zip(now, start, strict=True))
         assert moves[0.0] == 0 and 0 < moves[0.1] < 0.5 * moves[1.0]
+        back = load_fused(model.save(tmp_path / "model"))
+        assert np.allclose(back.predict_proba(X), model.predict_proba(X), atol=1e-6)
+        assert back.moved_ == model.moved_
 
     def test_skipped_fields_are_left_behind(self, parts, pretrained):
         encoder, source = pretrained

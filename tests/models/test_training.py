@@ -481,6 +481,22 @@ def test_traced_once_it_learns_and_answers_the_same():
         np.testing.assert_allclose(a, b, atol=1e-5)
     for x, *_ in varied(1):
         np.testing.assert_allclose(once.predict_on_batch(x), plain.predict_on_batch(x), atol=1e-5)
+        np.testing.assert_allclose(once.predict(x, verbose=0), plain.predict(x, verbose=0), atol=1e-5)
+
+
+def test_a_network_that_is_to_run_eagerly_does():
+    import tensorflow as tf
+
+    found = []
+
+    def loss(y, p):
+        found.append(tf.executing_eagerly())
+        return import_keras().losses.binary_crossentropy(y, p)
+
+    network = make_network()
+    network.compile(make_optimizer(), loss, run_eagerly=True)
+    trace_once(network).train_on_batch(*next(iter(varied(1))))
+    assert found == [True]
 
 
 def test_traced_once_is_traced_once():
