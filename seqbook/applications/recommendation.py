@@ -61,7 +61,7 @@ def _normed(x, gamma, beta):
     x = x - x.mean(axis=1, keepdims=True)
     return gamma * x / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6) + beta
 
-# %% ../../nbs/applications/01_recommendation.ipynb #461df3de
+# %% ../../nbs/applications/01_recommendation.ipynb #f49d5d6d
 class ItemIndex:
     "The items whose vectors have the largest product with a query: exact for few, HNSW of FAISS for many."
 
@@ -93,8 +93,10 @@ class ItemIndex:
 
 
 def _graph(vectors, effort):
-    import faiss
-
+    try:
+        import faiss
+    except ImportError:
+        raise LogError(f"an index of {len(vectors):,} items needs FAISS; pip install faiss-cpu") from None
     graph = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction, graph.hnsw.efSearch = 100, effort
     graph.add(vectors)
@@ -381,15 +383,15 @@ class PairLift:
             raise LogError(f"{np.asarray(things)[found < 0][0]!r} has no owner in the log; leave it out")
         return found
 
-# %% ../../nbs/applications/01_recommendation.ipynb #6332c271
+# %% ../../nbs/applications/01_recommendation.ipynb #8fd53c56
 @patch
 def table(
     self: PairLift,
     least: int = 5,  # owners that a pair must have
 ) -> pd.DataFrame:  # one, other, together, expected, lift (shrunk); the highest lift first
     "All pairs of things that some owners share."
-    one, other = sparse.triu(self.together, 1).nonzero()
-    together = np.asarray(self.together[one, other]).ravel()
+    above = sparse.triu(self.together, 1).tocoo()
+    (one, other), together = above.coords, above.data
     expected = self.counts[one] * self.counts[other] / self.n
     lift = (together + self.shrink) / (expected + self.shrink)
     pairs = pd.DataFrame(
@@ -426,7 +428,7 @@ def recommend_cart(
     allowed = ~np.isin(lift.things, [*cart, *exclude])
     return lift.things[choose_slate(lift.chances(cart) * values, k, allowed, **variety)].tolist()
 
-# %% ../../nbs/applications/01_recommendation.ipynb #f63935ed
+# %% ../../nbs/applications/01_recommendation.ipynb #ef515300
 def due_dates(
     log: pd.DataFrame,  # user_id, timestamp, behavior, and the column of `thing`
     at,  # now: nothing from then on is read
@@ -436,7 +438,8 @@ def due_dates(
 ) -> pd.DataFrame:  # user, thing, last, due (both times), chance; the highest chance first
     """When each customer will need each thing again, and the chance that it is within the horizon
 
-    Purchases of one day are one. The chance holds if the customer still buys here."""
+    Purchases of one day are one. `due` holds for customers who buy again; `chance` is that of all, and counts
+    those who have stopped."""
     at, days = pd.Timestamp(at), pd.Timedelta(horizon) / pd.Timedelta("1D")
     if not days > 0:
         raise LogError(f"horizon is {horizon}; give a time above 0, such as '7D'")
@@ -444,13 +447,14 @@ def due_dates(
     gaps = gaps[gaps.groupby(thing)["log_gap"].transform("size") >= least]
     mean, spread = _expected_gaps(gaps, last, thing)
     silent = ((at - last["timestamp"]) / pd.Timedelta("1D")).to_numpy()
-    now, then = ((np.log(np.maximum(t, 0.01)) - mean) / spread for t in (silent, silent + days))
-    chance = -np.expm1(norm.logsf(then) - norm.logsf(now))
+    now, then = (norm.sf((np.log(np.maximum(t, 0.01)) - mean) / spread) for t in (silent, silent + days))
+    ends = _last_ones(now, last[thing], gaps[thing].value_counts())
+    chance = (1 - ends) * (now - then) / np.maximum(ends + (1 - ends) * now, 1e-12)
     due = last["timestamp"] + pd.to_timedelta(np.exp(mean), unit="D")
     table = last.rename(columns={"timestamp": "last"}).assign(due=due, chance=chance).dropna()
     return table.sort_values("chance", ascending=False, ignore_index=True, kind="stable")
 
-# %% ../../nbs/applications/01_recommendation.ipynb #be0d8c10
+# %% ../../nbs/applications/01_recommendation.ipynb #f31ca0f6
 def _gaps(buys, thing):
     "Logarithms of the days between purchases, and the last purchase; by customer and thing"
     by = ["user_id", thing]
@@ -473,6 +477,21 @@ def _expected_gaps(gaps, last, thing):
     n, common = own["size"].fillna(0).to_numpy(), last[thing].map(mu).to_numpy("float64")
     m = (n * own["mean"].fillna(0).to_numpy() + s * common) / (n + s)
     return m, np.sqrt(within * (1 + 1 / (n + s)))
+
+
+def _last_ones(waiting, things, gaps, strength=10.0):
+    "d, for each last purchase: the chance that a purchase of its thing is the end (EM, 50 turns)"
+    known = np.isfinite(waiting)
+    code, names = pd.factorize(things)
+    n = np.bincount(code, known, len(names))
+    purchases = n + gaps.reindex(names, fill_value=0).to_numpy()
+    d = np.full(len(names), 0.1)
+    for _ in range(50):
+        over = np.where(known, d[code] / (d[code] + (1 - d[code]) * np.where(known, waiting, 1)), 0)
+        ended = np.bincount(code, over, len(names))
+        common = ended.sum() / purchases.sum() if purchases.sum() else 0.0
+        d = (ended + strength * common) / (purchases + strength)
+    return d[code]
 
 # %% ../../nbs/applications/01_recommendation.ipynb #01b97f4f
 def content_vectors(
@@ -704,7 +723,7 @@ def _reason(coview, history, item):
     total = pd.Series(coview.decay ** np.arange(len(codes))[::-1] * close, codes).groupby(level=0).sum()
     return coview.items_.values[total.idxmax()] if total.max() > 0 else "nothing viewed; it is popular"
 
-# %% ../../nbs/applications/01_recommendation.ipynb #26127d2c
+# %% ../../nbs/applications/01_recommendation.ipynb #0579763b
 def recommend_report(
     log: pd.DataFrame,  # cleaned, in the order of time: user_id, timestamp, behavior, item_id
     path,  # of the HTML file
@@ -724,6 +743,7 @@ def recommend_report(
     now = log["timestamp"].max()
     found, n = _compare_counting(views, now - pd.Timedelta(test), k, most, seed)
     best = found[found["metric"] == f"ndcg@{k}"].set_index("model")["value"].idxmax()
+    verb = "viewed" if (seen["behavior"] == VIEW).any() else "chose"
     tables = [(f"Lists of the users seen last, by '{best}'", _examples(views, best, k, users))]
     if seen["behavior"].isin([BUY, CART]).any():
         tables.append(("Items that are bought together", PairLift(*_baskets(seen)).table().head(users)))
@@ -739,7 +759,7 @@ def recommend_report(
         }
     }
     facts["split"] = f"the last {test} are held out; models see only what came before"
-    facts["asked"] = f"{n:,} users known before; right is what they viewed later and had not viewed before"
+    facts["asked"] = f"{n:,} users known before; right is what they {verb} later and not before"
     facts["ranked"] = f"{k} of all items known before; items of the own history are not shown"
     return write_report(
         path,
