@@ -81,8 +81,8 @@ def live_lists(log: pd.DataFrame, days: int, resamples: int, seed: int) -> tuple
         lists, target, k=20, baseline="stands still", groups=users, n_resamples=resamples, seed=seed
     )
     caption = (
-        f"taobao: is the next view of the session in a list of 20? {len(live.ids):,} items, viewed three times "
-        f"or more before; the last {days} days, {len(test):,} pages of {len(np.unique(users)):,} users"
+        f"taobao: is the next view of the session in a list of 20? {len(live.ids):,} items, viewed three "
+        f"times or more before; the last {days} days, {len(test):,} pages of {len(np.unique(users)):,} users"
     )
     return caption, table_of(found, ["hit@20", "ndcg@20"])
 
@@ -125,8 +125,8 @@ def carts(log: pd.DataFrame, days: int, most: int, resamples: int, seed: int) ->
     target = [[order[i]] for order, i in zip(orders, hidden, strict=True)]
     found = compare_lists(lists, target, k=10, n_resamples=resamples, seed=seed)
     caption = (
-        f"online_retail: one item of an order is hidden, is it among ten? {len(orders):,} orders of the last "
-        f"{days} days, lifts from {lift['lift, s = 5'].n:,} orders before; at most 20 items of an order are read"
+        f"online_retail: one item of an order is hidden, is it among ten? {len(orders):,} orders of the "
+        f"last {days} days, lifts from {lift['lift, s = 5'].n:,} orders before; 20 items of an order are read"
     )
     return caption, table_of(found, ["hit@10", "ndcg@10"])
 

@@ -241,7 +241,7 @@ def features(
         ]
     ).astype("float32")
 
-# %% ../../nbs/applications/01_recommendation.ipynb #fcce4c45
+# %% ../../nbs/applications/01_recommendation.ipynb #48c148c4
 def page_features(
     live: LiveRecommender,
     log: pd.DataFrame,  # in the order of time
@@ -249,7 +249,7 @@ def page_features(
     shown=None,  # (rows, k) item ids; default: the candidates
 ) -> tuple[np.ndarray, np.ndarray]:  # item ids (rows, k), and (rows, k, len(FEATURES))
     "Candidates and their features just after some events, from what was known then."
-    rows, visitors, codes, found = np.asarray(rows), {}, [], {}
+    rows, visitors, found = _check_pages(log, rows), {}, {}
     place = {row: i for i, row in enumerate(rows.tolist())}
     columns = (log[name].tolist() for name in ("user_id", "item_id", "behavior", "session_id"))
     for row, (user, item, behavior, session) in enumerate(zip(*columns, strict=True)):
@@ -262,6 +262,15 @@ def page_features(
             found[i] = codes, live.features(visitor, codes)
     codes, X = zip(*(found[i] for i in range(len(rows))), strict=True)
     return live.ids[np.array(codes)], np.array(X)
+
+
+def _check_pages(log, rows):
+    if missing := {"user_id", "item_id", "behavior", "session_id"} - set(log):
+        raise LogError(f"the log has no column {sorted(missing)}; `sessionize` makes session_id")
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or not len(rows) or not ((rows >= 0) & (rows < len(log))).all():
+        raise LogError(f"rows must be numbers of rows of the log, from 0 to {len(log) - 1}, at least one")
+    return rows
 
 
 def _codes(live, ids):
@@ -723,7 +732,35 @@ def _reason(coview, history, item):
     total = pd.Series(coview.decay ** np.arange(len(codes))[::-1] * close, codes).groupby(level=0).sum()
     return coview.items_.values[total.idxmax()] if total.max() > 0 else "nothing viewed; it is popular"
 
-# %% ../../nbs/applications/01_recommendation.ipynb #0579763b
+# %% ../../nbs/applications/01_recommendation.ipynb #ed42e311
+def _report_tables(seen, views, now, best, k, due, users):
+    "What to read below the comparison: lists, pairs, purchases that are due"
+    tables = [(f"Lists of the users seen last, by '{best}'", _examples(views, best, k, users))]
+    if seen["behavior"].isin([BUY, CART]).any():
+        tables.append(("Items that are bought together", PairLift(*_baskets(seen)).table().head(users)))
+    if (seen["behavior"] == BUY).any():
+        tables.append((f"Due within {due}", due_dates(seen, now, due).head(users)))
+    return [(title, _ids_as_text(table)) for title, table in tables]
+
+
+def _ids_as_text(table):
+    "Numbers of users and items as they are, without a comma at the thousands"
+    ids = [name for name in table if name in ("user", "user_id", "item_id", "one", "other")]
+    return table.astype(dict.fromkeys(ids, "str"))
+
+
+def _report_facts(log, items, test, asked, k):
+    "Data and split, for the head of the report"
+    span = {"from": log["timestamp"].min(), "to": log["timestamp"].max()}
+    return {
+        "data": {"events": len(log), "users": log["user_id"].nunique(), "items": items, **span},
+        "split": f"the last {test} are held out; models see only what came before",
+        "asked": f"{asked:,} users known before; right are the items that they met later and not before",
+        "ranked": f"{k} of all items known before; items of the own history are not shown",
+        **run_environment(),
+    }
+
+# %% ../../nbs/applications/01_recommendation.ipynb #30b399c1
 def recommend_report(
     log: pd.DataFrame,  # cleaned, in the order of time: user_id, timestamp, behavior, item_id
     path,  # of the HTML file
@@ -738,36 +775,11 @@ def recommend_report(
     "Compare recommenders on a log and write what they recommend, as one HTML page. LogError where data lack."
     if missing := {"user_id", "timestamp", "behavior", "item_id"} - set(log):
         raise LogError(f"the log has no column {sorted(missing)}; see `read_events`")
-    seen = log[log["item_id"].notna()]
+    seen, now = log[log["item_id"].notna()], log["timestamp"].max()
     views = seen[seen["behavior"] == VIEW] if (seen["behavior"] == VIEW).any() else seen
-    now = log["timestamp"].max()
-    found, n = _compare_counting(views, now - pd.Timedelta(test), k, most, seed)
+    found, asked = _compare_counting(views, now - pd.Timedelta(test), k, most, seed)
     best = found[found["metric"] == f"ndcg@{k}"].set_index("model")["value"].idxmax()
-    verb = "viewed" if (seen["behavior"] == VIEW).any() else "chose"
-    tables = [(f"Lists of the users seen last, by '{best}'", _examples(views, best, k, users))]
-    if seen["behavior"].isin([BUY, CART]).any():
-        tables.append(("Items that are bought together", PairLift(*_baskets(seen)).table().head(users)))
-    if (seen["behavior"] == BUY).any():
-        tables.append((f"Due within {due}", due_dates(seen, now, due).head(users)))
-    facts = {
-        "data": {
-            "events": len(log),
-            "users": log["user_id"].nunique(),
-            "items": seen["item_id"].nunique(),
-            "from": log["timestamp"].min(),
-            "to": now,
-        }
-    }
-    facts["split"] = f"the last {test} are held out; models see only what came before"
-    facts["asked"] = f"{n:,} users known before; right is what they {verb} later and not before"
-    facts["ranked"] = f"{k} of all items known before; items of the own history are not shown"
-    return write_report(
-        path,
-        "Recommendations",
-        facts | run_environment(),
-        found,
-        tables=tables,
-        headline=best,
-        metrics=(f"hit@{k}", f"ndcg@{k}"),
-        overwrite=overwrite,
-    )
+    facts = _report_facts(log, seen["item_id"].nunique(), test, asked, k)
+    tables = _report_tables(seen, views, now, best, k, due, users)
+    shown = {"headline": best, "metrics": (f"hit@{k}", f"ndcg@{k}"), "overwrite": overwrite}
+    return write_report(path, "Recommendations", facts, found, tables=tables, **shown)

@@ -570,5 +570,9 @@ def test_models_that_do_not_fit_are_named(live, gru, histories, shop):
         LiveRecommender(gru, live.coview, pd.concat([shop.items, shop.items.iloc[:1]]))
     with pytest.raises(LogError, match="not in training"):
         page_features(live, shop.events, [3], [[10**6]])
+    with pytest.raises(LogError, match="sessionize"):
+        page_features(live, shop.events.drop(columns="session_id"), [3])
+    with pytest.raises(LogError, match="rows of the log"):
+        page_features(live, shop.events, [len(shop.events)])
     with pytest.raises(LogError, match="hold out more"):
         recommend_report(shop.events, "never.html", test="900D")
