@@ -152,6 +152,7 @@ def main():
             counts, {"mae": "MAE", "rmse": "RMSE", "bias": "bias", "spearman": "Spearman"}
         ),
     }
+    rows = [(what, float(value), unit) for what, value, unit in rows]
     show(rows)
     show_tables(tables)
     if options.save:
