@@ -351,6 +351,16 @@ def test_more_budget_is_never_worse_and_worth_less_and_less(market, more):
     assert other.profit <= one.profit + more * one.shadow_price + 1e-6  # concave: below its tangent
 
 
+@settings(max_examples=80, deadline=None)
+@given(markets(), st.floats(1.01, 5))
+def test_a_campaign_that_pays_more_gets_no_less(market, factor):
+    curves, budget, low = market
+    dearer = curves | {0: curves[0].assign(profit=factor * curves[0]["profit"].clip(lower=0))}
+    curves = curves | {0: curves[0].assign(profit=curves[0]["profit"].clip(lower=0))}
+    one, other = (allocate_budget(c, budget, lowest=low) for c in (curves, dearer))
+    assert other.spend[0] >= one.spend[0] - 1e-6
+
+
 def test_shares_agree_with_a_solver_of_smooth_programmes():
     scale, worth, budget = np.array([3.0, 8, 5]), np.array([10.0, 14, 6]), 9.0
     grid = np.linspace(0, 30, 3001)
