@@ -360,7 +360,7 @@ def _rows_of(frame, periods, name):
         raise LogError(f"{name!r} lacks {len(missing)} periods, the first is {missing[0]}; make it longer")
     return frame.loc[periods]
 
-# %% ../../nbs/applications/03_inventory.ipynb #93238d24
+# %% ../../nbs/applications/03_inventory.ipynb #2c6afc0b
 @patch
 def fit(
     self: LagForecaster,
@@ -391,6 +391,7 @@ def predict(self: LagForecaster, history: pd.DataFrame) -> pd.DataFrame:
 
 
 _FOREST = {"learning_rate": 0.04, "num_leaves": 8, "min_child_samples": 40, "colsample_bytree": 0.5}
+_FOREST |= {"max_delta_step": 0.7}  # an item that was not sold for long and now is must not throw a tree off
 _FOREST |= {"n_jobs": 1, "verbose": -1, "deterministic": True, "force_row_wise": True}
 
 # %% ../../nbs/applications/03_inventory.ipynb #dcedbff7
@@ -567,7 +568,7 @@ def launch_quantiles(
     table = _quantile(mean.to_numpy()[:, None], variance.to_numpy()[:, None], np.asarray(levels, float))
     return pd.DataFrame(table, prior.index, levels).assign(mean=mean)
 
-# %% ../../nbs/applications/03_inventory.ipynb #f79a9efe
+# %% ../../nbs/applications/03_inventory.ipynb #01b11b37
 def order_quantities(
     quantiles: pd.DataFrame,  # items x levels: demand until the next order arrives, as of `count_quantiles`
     stock=0,  # pieces there, one number or one an item; negative if owed to customers
@@ -604,7 +605,7 @@ def _wish(case, shadow):
     ratio = (case["shortage"] - shadow * case["price"]) / (case["shortage"] + case["holding"])
     level = [np.interp(r, case["levels"], row) for r, row in zip(ratio.clip(0), case["table"], strict=True)]
     gap = np.array(level) - case["stock"] - case["coming"]
-    wanted = np.where((gap > 1e-9) & case["allowed"], gap + case["lot"], 0)
+    wanted = np.where((gap > 1e-9) & (ratio > 0) & case["allowed"], gap + case["lot"], 0)
     return np.ceil(wanted / case["pack"] - 1e-9) * case["pack"]
 
 
