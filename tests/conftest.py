@@ -15,7 +15,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what JAX compiles serves al
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-collect_ignore = ["evaluation/rectools_values.py"]  # a script for an environment of its own
+# scripts for environments of their own
+collect_ignore = [
+    "applications/sklift_values.py",
+    "applications/statsforecast_values.py",
+    "evaluation/rectools_values.py",
+]
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
