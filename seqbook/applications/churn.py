@@ -7,7 +7,7 @@ __all__ = ['SEGMENTS', 'REPORT_FEATURES', 'silences', 'customer_table', 'Lifetim
            'hazard_rows', 'DiscreteSurvival', 'win_back', 'rfm_segments', 'GammaGamma', 'draw_value', 'tier_chances',
            'psi', 'drift_table', 'change_points', 'reasons', 'alert_list', 'churn_report']
 
-# %% ../../nbs/applications/04_churn.ipynb #c2a59d43
+# %% ../../nbs/applications/04_churn.ipynb #c8a3204a
 from fnmatch import fnmatch
 
 import numpy as np
@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.events import BEHAVIOR, BUY, PRICE, QUANTITY, TIME, USER, LogError, to_pandas
-from ..data.features import FeatureBuilder
+from ..data.features import FeatureBuilder, describe_features
 from seqbook.data.tasks import (
     Churn,
     Examples,
@@ -477,7 +477,7 @@ def change_points(
             found.append(i)
     return np.array(found, int)
 
-# %% ../../nbs/applications/04_churn.ipynb #c193c16f
+# %% ../../nbs/applications/04_churn.ipynb #c6902bd5
 def reasons(
     model,  # a fitted `make_classifier('lightgbm')`
     X: pd.DataFrame,  # the table that it reads
@@ -489,11 +489,28 @@ def reasons(
             "reasons needs a fitted make_classifier('lightgbm'); other models have no parts to show"
         )
     parts = np.asarray(model[-1].predict_proba(model[:-1].transform(X), pred_contrib=True))[:, :-1]
-    order, names, values = np.argsort(-parts, axis=1)[:, :k], np.array(list(X)), X.to_numpy()
-    return [
-        "; ".join(f"{names[j]} {values[i, j]:.3g}" for j in row if parts[i, j] > 0)
+    order, units, values = np.argsort(-parts, axis=1)[:, :k], _units(list(X)), X.to_numpy()
+    said = [
+        [_in_words(X.columns[j], values[i, j], units[j]) for j in row if parts[i, j] > 0]
         for i, row in enumerate(order)
     ]
+    return ["; ".join(each) for each in said]
+
+
+def _units(names):
+    "The units of features; empty where the dictionary of features does not know them all."
+    try:
+        return describe_features(names).set_index("name")["unit"].reindex(names).fillna("").tolist()
+    except LogError:
+        return [""] * len(names)
+
+
+def _in_words(name, value, unit):
+    if np.isnan(value):
+        return f"{name} unknown"
+    return (
+        f"{name} {value:,.0f} {unit}".strip() if abs(value) >= 100 else f"{name} {value:.3g} {unit}".strip()
+    )
 
 # %% ../../nbs/applications/04_churn.ipynb #c0e758d6
 def alert_list(
