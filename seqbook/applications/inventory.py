@@ -394,14 +394,14 @@ _FOREST = {"learning_rate": 0.04, "num_leaves": 8, "min_child_samples": 40, "col
 _FOREST |= {"max_delta_step": 0.7}  # an item that was not sold for long and now is must not throw a tree off
 _FOREST |= {"n_jobs": 1, "verbose": -1, "deterministic": True, "force_row_wise": True}
 
-# %% ../../nbs/applications/03_inventory.ipynb #dcedbff7
+# %% ../../nbs/applications/03_inventory.ipynb #e18594d5
 def calendar_table(
     days,  # each day from the first of the log to the last that is to be forecast
     promotions: pd.DataFrame,  # columns start and end (exclusive)
 ) -> pd.DataFrame:
     "By day: whether a promotion runs, and the place in the year as cosine and sine."
     days = pd.DatetimeIndex(days, name="period")
-    angle = 2 * np.pi * days.dayofyear.to_numpy() / 365.25
+    angle = 2 * np.pi * days.day_of_year.to_numpy() / 365.25
     running = np.zeros(len(days))
     for start, end in zip(promotions["start"], promotions["end"], strict=True):
         running[(days >= start) & (days < end)] = 1
