@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.model_selection import cross_val_predict
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.events import LogError
@@ -292,7 +293,7 @@ class UpliftLearner(BaseEstimator):
     def __init__(
         self,
         learner: str = "x",  # one of `LEARNERS`
-        regressor=None,  # for s, t and x; LightGBM with small trees if not given
+        regressor=None,  # around which it is built; LightGBM with small trees if not given
         seed: int = 0,
     ):
         self.learner, self.regressor, self.seed = learner, regressor, seed
@@ -371,8 +372,9 @@ def _learn_forest(model, X, treated, y, seed):
         from econml.grf import CausalForest
     except ImportError:
         raise LogError("learner 'forest' needs EconML; pip install 'seqbook[uplift]'") from None
-    shape = {"n_estimators": 60, "min_samples_leaf": 100, "max_depth": 6, "inference": False}
-    return [CausalForest(random_state=seed, n_jobs=1, **shape).fit(X, treated.astype(float), y)]
+    centred = y - cross_val_predict(model, X, y, cv=5)  # without it, trees split by what moves both arms
+    shape = {"n_estimators": 60, "min_samples_leaf": 50, "max_depth": 8, "inference": False}
+    return [CausalForest(random_state=seed, n_jobs=1, **shape).fit(X, treated - treated.mean(), centred)]
 
 
 _LEARN = {"s": _learn_s, "t": _learn_t, "x": _learn_x, "forest": _learn_forest}
