@@ -9,7 +9,7 @@ __all__ = ['WINDOWS', 'LEVEL', 'demand_series', 'demand_kinds', 'uncensor', 'sea
            'bass_curve', 'fit_bass', 'launch_quantiles', 'order_quantities', 'economic_lot', 'review_policy',
            'stock_costs', 'forecast_report']
 
-# %% ../../nbs/applications/03_inventory.ipynb #459ea23a
+# %% ../../nbs/applications/03_inventory.ipynb #595b1f1c
 import warnings
 from dataclasses import dataclass, field
 
@@ -21,29 +21,31 @@ from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
 from ..data.events import BUY, CART, VIEW, LogError
+from ..data.tasks import as_duration
 from ..evaluation.metrics import compare_regressions, mase
 
-# %% ../../nbs/applications/03_inventory.ipynb #52746315
+# %% ../../nbs/applications/03_inventory.ipynb #d3a402b4
 def demand_series(
     log: pd.DataFrame,  # an event log
     items=None,  # item ids, the columns; all that occur if not given
-    every="7D",  # length of a period
+    every="7d",  # length of a period
     behavior=BUY,  # what is counted: pieces for 'buy', events for anything else
     start=None,  # the day on which the first period begins; the first day of the log if not given
 ) -> pd.DataFrame:
     "Pieces by period (index: its first day) and item_id (columns), with zeros; only whole periods."
     _check_columns(log)
     start = log["timestamp"].min().normalize() if start is None else pd.Timestamp(start)
-    periods = _whole_periods(start, log["timestamp"].max().normalize() + pd.Timedelta("1D"), every)
+    step, last = pd.Timedelta(as_duration(every, "every")), log["timestamp"].max().normalize()
+    periods = _whole_periods(start, last + pd.Timedelta("1D"), step)
     rows = log[(log["behavior"] == behavior) & log["item_id"].notna() & (log["timestamp"] >= start)]
-    period = ((rows["timestamp"] - start) // pd.Timedelta(every)).to_numpy()
+    period = ((rows["timestamp"] - start) // step).to_numpy()
     pieces = rows["quantity"] if behavior == BUY and "quantity" in log else pd.Series(1, rows.index)
     table = pieces.groupby([period, rows["item_id"].to_numpy()]).sum().unstack(fill_value=0)
     columns = pd.Index(sorted(log["item_id"].dropna().unique()) if items is None else items, name="item_id")
     table = table.reindex(index=range(len(periods)), columns=columns, fill_value=0)
     return table.set_axis(periods).astype(float)
 
-# %% ../../nbs/applications/03_inventory.ipynb #cec80ff7
+# %% ../../nbs/applications/03_inventory.ipynb #c435510c
 def _check_columns(log):
     missing = [name for name in ("timestamp", "behavior", "item_id") if name not in log]
     if missing or not len(log):
@@ -52,11 +54,10 @@ def _check_columns(log):
         )
 
 
-def _whole_periods(start, end, every):
-    step = pd.Timedelta(every)
+def _whole_periods(start, end, step):
     periods = pd.date_range(start, periods=max(int((end - start) // step), 0), freq=step, name="period")
     if len(periods) < 2:
-        raise LogError(f"the log has {len(periods)} whole periods of {every}; take shorter ones")
+        raise LogError(f"the log has {len(periods)} whole periods of {step}; take shorter ones")
     return periods
 
 # %% ../../nbs/applications/03_inventory.ipynb #989f3acc
@@ -75,7 +76,7 @@ def demand_kinds(
     table = {"mean": demand.mean(), "empty": 1 - sold.mean(), "interval": interval, "spread": spread}
     return pd.DataFrame(table).assign(kind=np.where(interval.isna(), "never sold", kind))
 
-# %% ../../nbs/applications/03_inventory.ipynb #f82e9276
+# %% ../../nbs/applications/03_inventory.ipynb #d68142db
 def uncensor(
     sales: pd.DataFrame,  # pieces sold, by period and item
     sold_out,  # whether nothing was left at the end, in the same form
@@ -83,6 +84,10 @@ def uncensor(
 ) -> pd.DataFrame:
     "The sales, and where an item was sold out the expected demand: Poisson, one rate for each item."
     filled = sales.to_numpy(float, copy=True)
+    if np.shape(sold_out) != filled.shape:
+        raise LogError(
+            f"sold_out has the shape {np.shape(sold_out)}, the sales {filled.shape}; give one for each"
+        )
     row, item = np.nonzero(np.asarray(sold_out, bool))
     sold = filled[row, item]
     for _ in range(rounds):
@@ -709,12 +714,12 @@ def stock_costs(
     }
     return pd.DataFrame(columns)
 
-# %% ../../nbs/applications/03_inventory.ipynb #a9a5c529
+# %% ../../nbs/applications/03_inventory.ipynb #b1481085
 def forecast_report(
     log: pd.DataFrame,  # an event log
     out,  # path of the HTML file
     items: int = 50,  # so many of the strongest items
-    every="7D",  # length of a period
+    every="7d",  # length of a period
     horizon: int = 2,  # periods ahead: until the order after next arrives
     origins: int = 6,  # of the backtest
     promotions: pd.DataFrame | None = None,  # columns start and end, also those that are planned
