@@ -228,6 +228,15 @@ def undo_sampling(
         raise LogError(f"kept is {kept}: give a share above 0 up to 1, and chances from 0 to 1")
     return proba / (proba + (1 - proba) / kept)
 
+# %% ../../nbs/applications/02_advertising.ipynb #c76a894b
+def _fit_soft(classifier, X, soft):
+    "Fit on labels between 0 and 1: each row twice, as a 1 with this weight and as a 0 with the rest"
+    rows = np.concatenate([np.arange(len(soft)), np.flatnonzero(soft < 1)])
+    labels = (np.arange(len(rows)) < len(soft)).astype(int)
+    weight = np.where(labels, soft[rows], 1 - soft[rows])
+    X = X.iloc if hasattr(X, "iloc") else X
+    return clone(classifier).fit(X[rows], labels, sample_weight=weight)
+
 # %% ../../nbs/applications/02_advertising.ipynb #ea20d829
 class DelayedClassifier(ClassifierMixin, BaseEstimator):
     """Chances of what comes late, from examples that have waited for different times
@@ -270,15 +279,6 @@ class DelayedClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X) -> np.ndarray:
         "1 where it is more likely to come than not."
         return (self.predict_proba(X)[:, 1] > 0.5).astype(int)
-
-
-def _fit_soft(classifier, X, soft):
-    "Fit on labels between 0 and 1: each row twice, as a 1 with this weight and as a 0 with the rest"
-    rows = np.concatenate([np.arange(len(soft)), np.flatnonzero(soft < 1)])
-    labels = (np.arange(len(rows)) < len(soft)).astype(int)
-    weight = np.where(labels, soft[rows], 1 - soft[rows])
-    X = X.iloc if hasattr(X, "iloc") else X
-    return clone(classifier).fit(X[rows], labels, sample_weight=weight)
 
 # %% ../../nbs/applications/02_advertising.ipynb #139ded49
 LEARNERS = ("s", "t", "x", "forest")
@@ -366,7 +366,7 @@ def _learn_x(model, X, treated, y, seed):
     gained = np.where(treated, y - without.predict(X), with_it.predict(X) - y)
     return _learn_t(model, X, treated, gained, seed)
 
-
+# %% ../../nbs/applications/02_advertising.ipynb #a93ae5a8
 def _learn_forest(model, X, treated, y, seed):
     try:
         from econml.grf import CausalForest
