@@ -412,29 +412,36 @@ def calendar_table(
         running[(days >= start) & (days < end)] = 1
     return pd.DataFrame({"promotion": running, "cos": np.cos(angle), "sin": np.sin(angle)}, days)
 
-# %% ../../nbs/applications/03_inventory.ipynb #e402a1b1
+# %% ../../nbs/applications/03_inventory.ipynb #14ff7de6
 def dispersion(
     y,  # what was wanted
     mean,  # what had been forecast
-) -> float:
+    items=None,  # the item of each: then one dispersion an item
+    strength=5,  # so many forecasts are added to each item that behave as those of the median item
+):  # a number; with items a Series by item
     "Variance by mean of the errors: 1 for Poisson counts; never less."
     y, mean = np.asarray(y, float), np.asarray(mean, float)
     if not mean.sum() > 0:
         raise LogError("the forecasts sum to 0; the dispersion needs some that are above")
-    return max(float(((y - mean) ** 2).sum() / mean.sum()), 1.0)
+    if items is None:
+        return max(float(((y - mean) ** 2).sum() / mean.sum()), 1.0)
+    each = pd.DataFrame({"error": (y - mean) ** 2, "mean": mean}).groupby(np.asarray(items)).mean()
+    n, own = len(y) / len(each), each["error"] / each["mean"].where(each["mean"] > 0)
+    return ((n * own + strength * own.median()) / (n + strength)).fillna(own.median()).clip(lower=1)
 
 
 def count_quantiles(
     mean: pd.Series,  # expected pieces, by item
     levels,  # such as [0.5, 0.9]
-    dispersion=1.0,  # variance by mean, at least 1
+    dispersion=1.0,  # variance by mean, at least 1: a number, or a Series by item
 ) -> pd.DataFrame:  # items x levels, whole pieces
     "Quantiles of a negative binomial with this mean and a variance of dispersion times the mean."
     mean = pd.Series(mean, dtype=float)
     _check_quantiles(mean, levels, dispersion)
-    table = _quantile(
-        mean.to_numpy()[:, None], dispersion * mean.to_numpy()[:, None], np.asarray(levels, float)
-    )
+    if isinstance(dispersion, pd.Series):
+        dispersion = dispersion.reindex(mean.index)
+    variance = np.asarray(dispersion * mean, float)[:, None]
+    table = _quantile(mean.to_numpy()[:, None], variance, np.asarray(levels, float))
     return pd.DataFrame(table, mean.index, pd.Index(levels, dtype=float, name="level"))
 
 
@@ -443,13 +450,13 @@ def _quantile(mean, variance, levels):
     mean, more = np.maximum(mean, 1e-9), np.maximum(variance / np.maximum(mean, 1e-9) - 1, 1e-6)
     return stats.nbinom.ppf(levels, mean / more, 1 / (1 + more))
 
-# %% ../../nbs/applications/03_inventory.ipynb #22dcf34e
+# %% ../../nbs/applications/03_inventory.ipynb #8663316a
 def _check_quantiles(mean, levels, dispersion):
     levels = np.asarray(levels, float)
     if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
         raise LogError(f"levels is {levels}; give a list of numbers between 0 and 1, such as [0.5, 0.9]")
-    if not (np.isfinite(mean) & (mean >= 0)).all() or not np.isfinite(dispersion) or dispersion < 1:
-        raise LogError(f"expected pieces must be at least 0, the dispersion ({dispersion}) at least 1")
+    if not (np.isfinite(mean) & (mean >= 0)).all() or not np.all(np.asarray(dispersion) >= 1):
+        raise LogError("expected pieces must be at least 0, and the dispersion of each item at least 1")
 
 # %% ../../nbs/applications/03_inventory.ipynb #853f4a59
 def sum_matrix(
@@ -756,7 +763,7 @@ def forecast_report(
     write_report(out, "Demand forecast", protocol | run_environment(), **how)
     return answer
 
-# %% ../../nbs/applications/03_inventory.ipynb #1067fe1e
+# %% ../../nbs/applications/03_inventory.ipynb #307a8c0a
 def _strongest(log, items, every):
     demand = demand_series(log, every=every)
     strong = demand.sum().nlargest(items)
@@ -785,7 +792,7 @@ def _calendar_of(demand, horizon, promotions):
 
 def _spread_of_sums(table, name):
     sums = table.groupby(["cutoff", "item_id"])[["y", name]].sum()
-    return dispersion(sums["y"], sums[name])
+    return dispersion(sums["y"], sums[name], sums.index.get_level_values("item_id"))
 
 
 def _order_table(log, said, spread, stock, shortage, holding):

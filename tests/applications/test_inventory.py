@@ -271,6 +271,23 @@ def test_dispersion_finds_that_of_drawn_counts():
     assert dispersion(rng.negative_binomial(mean / 2, 1 / 3), mean) == pytest.approx(3, rel=0.05)
 
 
+def test_each_item_has_its_own_dispersion_and_leans_on_the_others():
+    rng = np.random.default_rng(0)
+    items, mean = np.repeat(list("abc"), 400), np.full(1200, 8.0)
+    y = np.where(
+        items == "c", rng.negative_binomial(1, 1 / 9, 1200), rng.poisson(8, 1200)
+    )  # 9 times the mean
+    found = dispersion(y, mean, items)
+    assert found["a"] < 1.3 and found["c"] == pytest.approx(9, rel=0.2)
+    few = dispersion(y[-3:], mean[-3:], ["a", "b", "c"], strength=1e6)
+    assert few.nunique() == 1 or np.ptp(few) < 1e-3
+    told = count_quantiles(pd.Series([8.0, 8.0], ["c", "a"]), [0.95], found)[0.95]
+    assert (
+        told["c"] > told["a"]
+        and told["a"] == count_quantiles(pd.Series([8.0]), [0.95], found["a"]).iloc[0, 0]
+    )
+
+
 # ---- orders
 
 
