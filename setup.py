@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-dev, serving, kaggle = (cfg[f"{name}_requirements"].split() for name in ("dev", "serving", "kaggle"))
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("serving", "uplift", "kaggle")}
+extras["dev"] = [*cfg["dev_requirements"].split(), *extras["serving"], *extras["uplift"]]
 
 
 class BuildWithChapters(build_py):
@@ -46,7 +47,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": dev + serving, "serving": serving, "kaggle": kaggle},
+    extras_require=extras,
     entry_points={"console_scripts": ["seqbook = seqbook.cli:app"]},
     cmdclass={"build_py": BuildWithChapters},
     zip_safe=False,

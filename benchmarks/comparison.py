@@ -1,34 +1,23 @@
 """Baselines, classical models, networks and fused ones side by side, on real logs and the simulated shop.
 
-Then what pre-training on events is worth for 100 to 10,000 labels.
-
 Finished fits are kept in a folder, so that a run that was stopped goes on. See README.md for the protocol.
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 from real_logs import DATA, days_of_taobao, examples_of_spend, read
-from results import save, show_tables, versions
-from scipy.stats import t as student
+from results import kept, save, show_tables
 from shoppers_intention import FILE, SETTINGS, features
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-import seqbook
 from seqbook.data.datasets import load_shoppers_intention, simulate_shop
 from seqbook.data.features import FeatureBuilder
 from seqbook.data.sequences import SequenceEncoder
@@ -48,14 +37,10 @@ from seqbook.models.fusion import (
     AverageClassifier,
     AverageRegressor,
     OnSequences,
-    PretrainedClassifier,
     StackedClassifier,
     StackedRegressor,
-    last_states,
-    longest_histories,
-    mask_events,
 )
-from seqbook.models.networks import NextEventModel, SequenceClassifier, SequenceRegressor, SequenceTagger
+from seqbook.models.networks import SequenceClassifier, SequenceRegressor
 
 METRICS = {  # the first one says which single model is the best
     "taobao": ["roc_auc", "average_precision", "log_loss"],
@@ -63,16 +48,7 @@ METRICS = {  # the first one says which single model is the best
     "cdnow": ["rmse", "mae", "gini"],
     "shoppers": ["roc_auc", "average_precision", "log_loss"],
 }
-CODE = [path.read_bytes() for path in (Path(__file__), *sorted(Path(seqbook.__file__).parent.rglob("*.py")))]
 RUNS = Path(__file__).parent / "runs" / "comparison"
-AGAINST = {  # what the gain of each way of pre-training is measured against: the same network from scratch
-    "causal, fine-tuned": "from scratch",
-    "causal, old layers at a tenth": "from scratch",
-    "causal, frozen": "from scratch",
-    "masked, fine-tuned": "from scratch, both ways",
-    "masked, frozen": "from scratch, both ways",
-}
-LABELS = (100, 300, 1000, 3000, 10_000)
 IN_TIME = TimeSplit(test_size=0.3)  # the later cutoffs of the training part give the weights
 
 
@@ -254,143 +230,7 @@ def kilobytes(model) -> float:
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1000
 
 
-def kept(folder: Path, what: tuple, result) -> dict:
-    """The result that was kept of just this, by this code and these versions; else made now, and kept."""
-    path = folder / f"{joblib.hash((what, CODE, versions()))}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(result()))
-        draft.replace(path)
-    return json.loads(path.read_text())
-
-
-class Transfer:
-    """Networks that were pre-trained on the events of the training part, and ways to use them."""
-
-    def __init__(self, options):
-        self.options, self.units = options, 32
-        examples = Purchase("7d").examples(simulate_shop(n_users=options.users, seed=options.seed + 1).events)
-        past, test = next(TimeSplit().split(examples))
-        self.known, self.asked = examples[past], examples[test]
-        fields = ("behavior", "log_gap", "price_bucket")
-        self.encoder = SequenceEncoder(fields, max_length=40).fit(self.known.fit_log())
-        self.silence = FeatureBuilder(names=("event_recency",))
-        self.sources, self.tables = {}, {}
-
-    def source(self, name: str):
-        """The causal or the masked network, fitted when it is first asked for."""
-        if name not in self.sources:
-            how = {"units": self.units, "epochs": 15, "learning_rate": 5e-3, "progress": False}
-            X = self.encoder.encode(longest_histories(self.known))
-            if name == "causal":
-                model = NextEventModel("gru", end=False, **how).fit(X)
-            else:
-                model = SequenceTagger("bigru", causal=False, **how).fit(*mask_events(X))
-            self.sources[name] = FrozenEstimator(model)
-        return self.sources[name]
-
-    def rows(self, n: int, draw: int) -> np.ndarray:
-        """Labelled examples drawn at random, with two buyers at least."""
-        if n > len(self.known):
-            sys.exit(f"there are {len(self.known):,} examples to draw {n:,} labels from; raise --users")
-        for turn in range(1000):
-            rows = np.random.default_rng([n, draw, turn]).permutation(len(self.known))[:n]
-            if self.known.label[rows].sum() >= 2:
-                return rows
-        sys.exit("there are too few buyers to draw from; raise --users")
-
-    def tuned(self, rows, draw, source=None, encoder="gru", **more) -> float:
-        epochs = int(np.clip(20_000 // len(rows), 4, 20))
-        network = PretrainedClassifier(
-            encoder,
-            source and self.source(source),
-            units=self.units,
-            epochs=epochs,
-            batch_size=32 if len(rows) < 3000 else 128,
-            learning_rate=3e-3,
-            seed=draw,
-            progress=False,
-            **more,
-        )
-        model = OnSequences(network, FrozenEstimator(self.encoder), self.silence, holdout=0)
-        return self.area(model.fit(self.known[rows]))
-
-    def area(self, model) -> float:
-        return roc_auc_score(self.asked.label, model.predict_proba(self.asked)[:, 1])
-
-    def frozen(self, rows, draw, source="causal") -> float:
-        """A logistic regression on the states and the silence."""
-        if source not in self.tables:
-            silence, network = clone(self.silence).fit(self.known), self.source(source).estimator
-            self.tables[source] = [
-                np.column_stack(
-                    [last_states(network, self.encoder.encode(X)), silence.transform(X).fillna(0)]
-                )
-                for X in (self.known, self.asked)
-            ]
-        known, asked = self.tables[source]
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-        model.fit(known[rows], self.known.label[rows])
-        return roc_auc_score(self.asked.label, model.predict_proba(asked)[:, 1])
-
-    def ways(self) -> dict:
-        return {
-            "from scratch": self.tuned,
-            "causal, fine-tuned": lambda rows, draw: self.tuned(rows, draw, "causal"),
-            "causal, old layers at a tenth": lambda rows, draw: self.tuned(rows, draw, "causal", slow=0.1),
-            "causal, frozen": self.frozen,
-            "from scratch, both ways": lambda rows, draw: self.tuned(rows, draw, None, "bigru"),
-            "masked, fine-tuned": lambda rows, draw: self.tuned(rows, draw, "masked", "bigru"),
-            "masked, frozen": lambda rows, draw: self.frozen(rows, draw, "masked"),
-            "counts": lambda rows, draw: self.area(OnSequences(CountsClassifier()).fit(self.known[rows])),
-            "boosting on features": lambda rows, draw: self.area(
-                make_classifier("lightgbm", inputs="features").fit(self.known[rows])
-            ),
-        }
-
-
-def transfer(options) -> dict:
-    """The AUC of each way over numbers of labels, with intervals over the draws."""
-    lab, found = Transfer(options), []
-    for n in options.labels:
-        for name, way in lab.ways().items():
-            for draw in range(options.draws):
-                what = (name, n, draw, options.users, options.seed)
-                cell = kept(
-                    options.folder / "transfer",
-                    what,
-                    lambda way=way, n=n, draw=draw: {"auc": float(way(lab.rows(n, draw), draw))},
-                )
-                found.append({"way": name, "labels": n, "draw": draw, **cell})
-            print(
-                f"  {n:,} labels, {name}: {np.mean([row['auc'] for row in found[-options.draws :]]):.3f}",
-                flush=True,
-            )
-    return transfer_tables(pd.DataFrame(found), lab)
-
-
-def transfer_tables(found: pd.DataFrame, lab: Transfer) -> dict:
-    wide = found.pivot(index=["way", "draw"], columns="labels", values="auc")
-    order = list(lab.ways())
-    area = pd.DataFrame({way: wide.loc[way].apply(spoken) for way in order}).T
-    gain = {way: (wide.loc[way] - wide.loc[other]).apply(spoken, sign="+") for way, other in AGAINST.items()}
-    what = f"{len(lab.known):,} examples to draw from, {len(lab.asked):,} in the test"
-    tables = {
-        f"transfer: AUC by the number of labels, 95 % intervals over draws; {what}": area,
-        "transfer: gain of pre-training over a network of the same kind from scratch": pd.DataFrame(gain).T,
-    }
-    return {caption: table.rename_axis("way").reset_index() for caption, table in tables.items()}
-
-
-def spoken(values, sign="") -> str:
-    """Mean and interval of a few draws."""
-    mean, n = np.mean(values), len(values)
-    half = student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return f"{mean:{sign}.3f} ({mean - half:{sign}.3f} to {mean + half:{sign}.3f})"
-
-
-PARTS = {"taobao": taobao, "shoppers": shoppers, "cdnow": cdnow, "shop": shop, "transfer": transfer}
+PARTS = {"taobao": taobao, "shoppers": shoppers, "cdnow": cdnow, "shop": shop}
 
 
 def main():
@@ -404,8 +244,6 @@ def main():
     parser.add_argument("--days", type=int, default=4, help="test days of taobao")
     parser.add_argument("--folds", type=int, default=10, help="folds of Online Shoppers Intention")
     parser.add_argument("--epochs", type=int, default=20, help="of the networks, at most")
-    parser.add_argument("--labels", type=int, nargs="+", default=LABELS, help="numbers of labels of transfer")
-    parser.add_argument("--draws", type=int, default=8, help="draws of labels of transfer")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap samples of users")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
@@ -415,11 +253,8 @@ def main():
         show_tables(tables)
         print(f"\n{part}: {time.perf_counter() - start:.0f} s in this run")
         if options.save:
-            settings = {"seed": options.seed, "epochs at most": options.epochs}
-            settings |= (
-                {"draws of labels": options.draws} if part == "transfer" else {"resamples": options.resamples}
-            )
-            save(f"comparison_{part}", [], settings, tables)
+            settings = {"epochs at most": options.epochs, "resamples": options.resamples}
+            save(f"comparison_{part}", [], {"seed": options.seed, **settings}, tables)
 
 
 if __name__ == "__main__":

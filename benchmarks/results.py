@@ -14,8 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
+
+import seqbook
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
@@ -120,6 +123,19 @@ def write_table():
     start, end = "<!-- results: made by results.py -->", "<!-- end of results -->"
     before, rest = text.split(start)
     README.write_text(f"{before}{start}\n\n{table()}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def kept(folder: Path, what: tuple, result) -> dict:
+    """The result that was kept of just this, by this code and these versions; else made now, and kept."""
+    files = (Path(sys.argv[0]), *sorted(Path(seqbook.__file__).parent.rglob("*.py")))
+    code = [path.read_bytes() for path in files]
+    path = folder / f"{joblib.hash((what, code, versions()))}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(result()))
+        draft.replace(path)
+    return json.loads(path.read_text())
 
 
 def child(script: str, *arguments: str) -> dict:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_TASKS', 'AMOUNTS', 'RANKED', 'NETWORKS', 'ITEM_NETWORKS', 'ITEM_COUNTS', 'NEXT_ITEM', 'RUN_MODELS',
            'DEFAULT_MODELS', 'HORIZONS', 'CUTOFFS', 'FIELDS', 'MIN_ITEM_COUNT', 'SELECTED', 'EXPLAINED', 'SHOWN',
-           'ASKED', 'PARTS', 'COMPARED', 'RunConfig', 'RunResult', 'run_job', 'predict_job', 'OnItems', 'BestPossible',
-           'compare_job']
+           'ASKED', 'PARTS', 'COMPARED', 'RunConfig', 'cleaned_log', 'RunResult', 'run_job', 'predict_job', 'OnItems',
+           'BestPossible', 'compare_job']
 
 # %% ../nbs/job.ipynb #8f4d7fdd
 import hashlib
@@ -369,15 +369,21 @@ def _read_dataset(config):
     return to_pandas(LOADERS[config.dataset](paths[0])).head(config.limit)
 
 # %% ../nbs/job.ipynb #a9440aba
+def cleaned_log(
+    config: RunConfig,
+) -> tuple:  # the cleaned log, and its `CleaningReport`
+    "Read the log that a configuration names, and clean it."
+    limits = {n: getattr(config, n) for n in ("max_events_per_day", "max_events_per_minute")}
+    return clean_events(_read(config), **limits)
+
+
 def _clean(folder, config):
     "The cleaned log, its `CleaningReport`, and warnings."
     if not folder.done("clean"):
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
-            log = _read(config)
+            events, report = cleaned_log(config)
         notes = [str(w.message) for w in heard if issubclass(w.category, UserWarning)]
-        limits = {n: getattr(config, n) for n in ("max_events_per_day", "max_events_per_minute")}
-        events, report = clean_events(log, **limits)
         _at_once(folder / "cleaned.parquet", lambda draft: events.to_parquet(draft, index=False))
         _at_once(
             folder / "removed.parquet", lambda draft: to_pandas(report.removed).to_parquet(draft, index=False)

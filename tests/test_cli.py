@@ -410,6 +410,67 @@ def test_compare_help_is_quick_and_names_its_options():
         assert option in shown
 
 
+# ---- pages to decide by
+
+PAGES = {
+    "recommend": (("--places", 5, "--lists", 3, "--test", "10d"), "NDCG at 5"),
+    "forecast": (("--items", 7, "--origins", 3), "Forecast and order"),
+    "churn": (("--horizon", "20d", "--alerts", 4), "Alerts"),
+}
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_a_page_to_decide_by(command, path, tmp_path):
+    options, words = PAGES[command]
+    page = tmp_path / "folder" / "page.html"
+    result = call(command, path, *options, "--out", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert words in text and "<script" not in text and not re.search(r"src=.(?!data:)", text)
+    assert "rows kept" in result.stdout and str(page) in result.stdout.replace("\n", "")
+    message = mistake(command, path, *options, "--out", page)
+    assert "exists" in message and "--overwrite" in message and page.read_text() == text
+    again = call(command, path, *options, "--out", page, "--overwrite", "--quiet")
+    assert again.exit_code == 0 and again.output == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("recommend", ("--test", "soon"), "'soon', which is no duration"),
+        ("recommend", ("--due", "7"), "'7', which is no duration"),
+        ("recommend", ("--test", "900d"), "hold out"),
+        ("forecast", ("--every", "soon"), "'soon', which is no duration"),
+        ("forecast", ("--every", "80d"), "take shorter ones"),
+        ("forecast", ("--shortage", 0, "--holding", 0), "above 0"),
+        ("churn", ("--horizon", "soon"), "'soon', which is no duration"),
+        ("churn", ("--value-for", "-1d"), "above 0"),
+        ("churn", ("--horizon", "900d"), "longer than the log"),
+    ],
+)
+def test_a_page_says_what_is_wrong(command, options, words, path, tmp_path):
+    assert words in mistake(command, path, *options, "--out", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_a_page_of_a_log_that_is_too_short(command, tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text(HEADER + ROW)
+    mistake(command, file, "--out", tmp_path / "page.html")
+    mistake(command, tmp_path / "none.csv", "--out", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_help_of_a_page_is_quick_and_names_its_options(command):
+    code = f"import sys; sys.argv = ['seqbook', '{command}', '--help']; from seqbook.cli import app; app()"
+    assert seconds(code) < 0.5
+    shown = call(command, "--help").stdout
+    for option in ("--columns", "--max-events-per-day", "--out", "--overwrite", *PAGES[command][0][::2]):
+        assert option in shown
+
+
 # ---- bad logs
 
 BAD = {

@@ -582,22 +582,27 @@ def _loss_class():
             self.drop = keras.layers.Dropout(model.item_dropout)
             self.log_q = np.log(model._chances()).astype("float32")
 
-        def call(self, state, target, negative=None):
-            return _item_loss(self, state, target, negative)
+        def call(self, state, target, negative=None, hidden=None):
+            return _item_loss(self, state, target, negative, hidden)
 
     return ItemLoss
 
 # %% ../../nbs/models/05_next_item.ipynb #f39edb83
-def _item_loss(layer, state, target, negative):
+def _item_loss(layer, state, target, negative, hidden):
     "The loss against all items, or against the negatives."
     ops, model = import_keras().ops, layer.model
     state = unit_length(state, model.temperature) / (model.temperature or 1)
     if negative is None:
-        vectors = unit_length(layer.drop(layer.table.embeddings), model.temperature)[: model.n_items_]
+        vectors = layer.drop(layer.table.embeddings) if hidden is None else hidden
+        vectors = unit_length(vectors, model.temperature)[: model.n_items_]
         scores = ops.matmul(state, ops.transpose(vectors))
         return ops.sparse_categorical_crossentropy(target, scores, from_logits=True)
-    positive = ops.sum(state * unit_length(layer.table(target), model.temperature), axis=-1)
-    vectors = unit_length(layer.drop(layer.table(negative)), model.temperature)
+    if hidden is None:
+        own, vectors = layer.table(target), layer.drop(layer.table(negative))
+    else:
+        own, vectors = ops.take(hidden, target, axis=0), ops.take(hidden, negative, axis=0)
+    positive = ops.sum(state * unit_length(own, model.temperature), axis=-1)
+    vectors = unit_length(vectors, model.temperature)
     if len(negative.shape) == 1:  # the same negatives for all states of the batch
         scores = ops.matmul(state, ops.transpose(vectors))
     else:
@@ -616,14 +621,16 @@ class NextItemNetwork(NextItemModel):
     max_length: int = 50  # events of a history that are read, the last ones
     windows: str = "all"  # longer histories are learned from in stretches; 'last': only their last events are
     loss: str = "softmax"  # a key of `LOSSES`
-    negatives: int = 256  # drawn for each batch; with 'bce' for each event
+    negatives: int = 256  # how many are drawn
+    shared_negatives: bool = True  # by all events of a batch; else each has its own, as always with 'bce'
     alpha: float = 0.5  # they are drawn by popularity to this power: 0 all alike, 1 as they occur
     logq: float = 1.0  # how much of the logQ correction the sampled softmax applies
     calibration: float = 0.75  # t of gBCE: 0 is BCE, 1 takes all overconfidence out
     score_penalty: float = 1.0  # lambda of BPR-max
     temperature: float | None = None  # scores are cosines divided by this; None: plain products
     dropout: float = 0.2
-    item_dropout: float = 0.0  # share of the items' vectors hidden where they are compared with
+    item_dropout: float = 0.0  # share of the numbers of items' vectors hidden where they are compared with
+    hide_read: bool = False  # the same numbers are hidden where items are read
     epochs: int = 20  # passes over the data, at most
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -784,26 +791,62 @@ def _chances(self: NextItemNetwork) -> np.ndarray:
 
 @patch
 def _draw(self: NextItemNetwork, rng, size: int) -> dict:
-    "The negatives of a batch: the same for all its places, or with 'bce' some for each."
+    "The negatives of a batch: the same for all its places, or some for each."
     if self.loss == "softmax":
         return {}
-    n = (size, self.negatives) if self.loss == "bce" else self.negatives
+    n = self.negatives if self._shares() else (size, self.negatives)
     return {"negative": np.searchsorted(self._edges, rng.random(n)).astype("int32")}
 
 # %% ../../nbs/models/05_next_item.ipynb #95608f37
+@patch
+def _shares(self: NextItemNetwork) -> bool:
+    "Whether all events of a batch have the same negatives."
+    return self.shared_negatives and self.loss != "bce"
+
+
 @patch
 def _training_network(self: NextItemNetwork):
     "A Keras model from a batch to the loss of each place."
     keras, inputs = import_keras(), dict(self.network_.input)
     shapes = {"place": (), "target": ()}
     if self.loss != "softmax":
-        shapes["negative"] = (self.negatives,) if self.loss == "bce" else ()
+        shapes["negative"] = () if self._shares() else (self.negatives,)
     inputs |= {name: keras.Input(shape, dtype="int32", name=name) for name, shape in shapes.items()}
-    states = keras.ops.reshape(self.network_.output, (-1, self.units))
-    picked = keras.ops.take(states, inputs["place"], axis=0)
+    states, hidden = self._training_states(inputs)
+    picked = keras.ops.take(keras.ops.reshape(states, (-1, self.units)), inputs["place"], axis=0)
     layer = _loss_class()(self, self.network_.get_layer("items"))
-    loss = layer(picked, *(inputs[name] for name in shapes if name != "place"))
+    loss = layer(picked, *(inputs[name] for name in shapes if name != "place"), hidden=hidden)
     return keras.Model(inputs, loss, name="training")
+
+
+@patch
+def _training_states(self: NextItemNetwork, inputs: dict) -> tuple:
+    "The states of all places, and with `hide_read` the items' vectors with the same numbers hidden."
+    if not self.hide_read:
+        return self.network_.output, None
+    keras, table = import_keras(), self.network_.get_layer("items")
+    vectors, hidden = _hiding_class()(table, self.item_dropout)(inputs["item"])
+    body = keras.Model([table.output, inputs["mask"]], self.network_.output)
+    return body([vectors, inputs["mask"]]), hidden
+
+
+@cache
+def _hiding_class():
+    "The class of the layer that hides numbers in the items' vectors; as `_loss_class`."
+    keras = import_keras()
+
+    class HidingTable(keras.layers.Layer):
+        "Vectors of the items that are read, and all vectors, with the same numbers hidden in both."
+
+        def __init__(self, table, share):
+            super().__init__(name="hiding")
+            self.table, self.drop = table, keras.layers.Dropout(share)
+
+        def call(self, item):
+            hidden = self.drop(self.table.embeddings)
+            return keras.ops.take(hidden, item, axis=0), hidden
+
+    return HidingTable
 
 
 def _mean_loss(weight, loss):

@@ -386,8 +386,9 @@ def loss_by_hand(name, s, target, drawn, q, model):
 
 
 @pytest.mark.parametrize("temperature", [None, 0.3])
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_those_of_the_papers(name, temperature, shoppers):
+def test_losses_are_those_of_the_papers(name, shared, temperature, shoppers):
     model, rng = (
         SASRec(**SMALL, loss=name, negatives=9, temperature=temperature, logq=1.0),
         np.random.default_rng(0),
@@ -404,7 +405,7 @@ def test_losses_are_those_of_the_papers(name, temperature, shoppers):
         vectors, states = module._unit(vectors), module._unit(state) / temperature
     target, drawn = rng.integers(0, 30, 6), rng.integers(0, 30, 9)
     drawn[0] = target[0]  # a draw that hits the right item must not count
-    given_ = np.tile(drawn, (6, 1)) if name == "bce" else drawn
+    given_ = drawn if shared else np.tile(drawn, (6, 1))
     arguments = [state, target.astype("int32")] + ([] if name == "softmax" else [given_.astype("int32")])
     found = keras.ops.convert_to_numpy(layer(*map(keras.ops.convert_to_tensor, arguments)))
     by_hand = loss_by_hand(name, states.astype("float64") @ vectors.T, target, drawn, model._chances(), model)
@@ -501,6 +502,8 @@ def base():
         {"learning_rate": 1e-2},
         {"dropout": 0.6},
         {"item_dropout": 0.5},
+        {"item_dropout": 0.5, "hide_read": True},
+        {"shared_negatives": False},
         {"temperature": 0.1},
         {"weight_decay": 0.5},
         {"windows": "last"},
@@ -514,6 +517,35 @@ def test_every_option_has_an_effect(change, base, eagerly):
     same_loss = np.isclose(other.history_["loss"][0], fitted.history_["loss"][0], rtol=1e-7)
     same_scores = np.allclose(scores(other, X[:5]), scores(fitted, X[:5]), atol=1e-7)
     assert not (same_loss and same_scores)
+
+
+def test_the_same_numbers_are_hidden_where_items_are_read_and_compared():
+    keras = import_keras()
+    table = keras.layers.Embedding(30, 8)
+    table.build()
+    item = keras.ops.convert_to_tensor([[0, 3, 3], [29, 0, 1]])
+    read, hidden = map(keras.ops.convert_to_numpy, module._hiding_class()(table, 0.5)(item, training=True))
+    np.testing.assert_array_equal(read, hidden[[[0, 3, 3], [29, 0, 1]]])
+    vectors = keras.ops.convert_to_numpy(table.embeddings)
+    left = hidden != 0
+    assert 0.3 < left.mean() < 0.7
+    np.testing.assert_allclose(hidden[left], 2 * vectors[left], rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [GRU4Rec, SASRec, BERT4Rec])
+def test_nothing_hidden_changes_nothing(cls, eagerly):
+    X = make(64, longest=20)
+    found = [cls(**SMALL, hide_read=hide).fit(X) for hide in (False, True)]
+    np.testing.assert_allclose(*(scores(model, X[:5]) for model in found), atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_events_share_their_negatives_or_have_their_own(shared):
+    model = SASRec(loss="sampled", negatives=5, shared_negatives=shared)
+    model.n_items_, model.counts_ = 1000, np.ones(1000)
+    model._edges = np.cumsum(model._chances())
+    drawn = model._draw(np.random.default_rng(0), 40)["negative"]
+    assert drawn.shape == ((5,) if shared else (40, 5)) and len(np.unique(drawn)) > len(drawn) / 2
 
 
 def test_the_score_penalty_and_the_calibration_change_their_losses(eagerly):
