@@ -298,7 +298,7 @@ def win_back(
     found.attrs["price"] = float(steps["ratio"][~fits].max()) if (~fits).any() else 0.0
     return found
 
-# %% ../../nbs/applications/04_churn.ipynb #c94a12d5
+# %% ../../nbs/applications/04_churn.ipynb #ca431683
 def _offers(benefit, cost, budget, allowed):
     "Benefit, cost and permission as arrays of one shape, checked."
     try:
@@ -325,7 +325,7 @@ def _steps(gain, cost):
     have, paid, limit, found = np.zeros(n), np.zeros(n), np.full(n, np.inf), []
     for _ in range(m):
         more, better = cost - paid[:, None], gain - have[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             ratio = np.where((better > 0) & (more >= 0), better / more, -np.inf)
         offer, who = ratio.argmax(axis=1), np.flatnonzero(ratio.max(axis=1) > 0)
         limit[who] = np.minimum(limit[who], ratio[who, offer[who]])
