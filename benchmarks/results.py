@@ -22,8 +22,8 @@ import seqbook
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
-PACKAGES = """numpy pandas scipy scikit-learn lightgbm hmmlearn python-crfsuite duckdb pyarrow keras
-tensorflow jax torch""".split()
+PACKAGES = """numpy pandas scipy scikit-learn lightgbm hmmlearn python-crfsuite statsmodels econml duckdb
+pyarrow keras tensorflow jax torch""".split()
 
 
 def machine() -> dict:

@@ -521,6 +521,20 @@ def forecast(
         float,
         typer.Option(min=0, help="Cost of a piece too many, as a share of its price.", rich_help_panel=_PAGE),
     ] = 0.02,
+    stock: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns item_id and stock: pieces there and on order. Default: none.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    promotions: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns start and end of promotions, those planned too.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=_OUT)] = Path("forecast.html"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -532,6 +546,7 @@ def forecast(
 
     how = dict(items=items, every=every, horizon=horizon, origins=origins)
     how |= dict(shortage=shortage, holding=holding, overwrite=overwrite)
+    how |= dict(stock=stock, promotions=promotions)
     _page(console, log, reading, out, overwrite, lambda events: forecast_report(events, out, **how))
 
 # %% ../nbs/cli.ipynb #5a7e1004

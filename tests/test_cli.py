@@ -443,6 +443,7 @@ def test_a_page_to_decide_by(command, path, tmp_path):
         ("forecast", ("--every", "soon"), "'soon', which is no duration"),
         ("forecast", ("--every", "80d"), "take shorter ones"),
         ("forecast", ("--shortage", 0, "--holding", 0), "above 0"),
+        ("forecast", ("--stock", "nowhere.csv"), "nowhere.csv: no such file"),
         ("churn", ("--horizon", "soon"), "'soon', which is no duration"),
         ("churn", ("--value-for", "-1d"), "above 0"),
         ("churn", ("--horizon", "900d"), "longer than the log"),
@@ -451,6 +452,22 @@ def test_a_page_to_decide_by(command, path, tmp_path):
 def test_a_page_says_what_is_wrong(command, options, words, path, tmp_path):
     assert words in mistake(command, path, *options, "--out", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_orders_know_the_stock(path, log, tmp_path):
+    strongest = log.loc[log["behavior"] == "buy", "item_id"].value_counts().index[0]
+    stock, page = tmp_path / "stock.csv", tmp_path / "page.html"
+    stock.write_text(f"item_id,stock\n{strongest},90001\n")
+    assert call("forecast", path, "--origins", 3, "--stock", stock, "--out", page).exit_code == 0
+    assert "90,001" in page.read_text()
+    stock.write_text("item,stock\n1,2\n")
+    assert "not ['item_id']" in mistake(
+        "forecast", path, "--origins", 3, "--stock", stock, "--out", page, "--overwrite"
+    )
+    stock.write_text("item_id,stock\nnone such,2\n")
+    assert "none of the items" in mistake(
+        "forecast", path, "--origins", 3, "--stock", stock, "--out", page, "--overwrite"
+    )
 
 
 @pytest.mark.parametrize("command", PAGES)

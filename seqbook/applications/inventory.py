@@ -12,6 +12,7 @@ __all__ = ['WINDOWS', 'LEVEL', 'demand_series', 'demand_kinds', 'uncensor', 'sea
 # %% ../../nbs/applications/03_inventory.ipynb #595b1f1c
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -729,8 +730,8 @@ def forecast_report(
     every="7d",  # length of a period
     horizon: int = 2,  # periods ahead: until the order after next arrives
     origins: int = 6,  # of the backtest
-    promotions: pd.DataFrame | None = None,  # columns start and end, also those that are planned
-    stock=None,  # Series: stock and pieces on order by item_id; 0 where nothing is said
+    promotions=None,  # table with the columns start and end, also those that are planned; or its CSV file
+    stock=None,  # Series: pieces there and on order by item_id, 0 where nothing is said; or its CSV file
     shortage=0.3,  # cost of a missing piece, by its price
     holding=0.02,  # cost of a piece too many, by its price
     overwrite: bool = False,  # whether an existing file may be replaced
@@ -738,6 +739,9 @@ def forecast_report(
     "Forecast the demand of a log, write a self-contained HTML report, return forecasts and orders."
     from seqbook.evaluation.reports import run_environment, write_report
 
+    if not (shortage >= 0 and holding >= 0 and shortage + holding > 0):
+        raise LogError("shortage and holding are costs of a piece; give numbers of at least 0, one above 0")
+    promotions, stock = _promotions(promotions), _stock(stock)
     demand = _strongest(log, items, every)
     models = _contestants(log, demand, every, horizon, origins, promotions)
     table = backtest(models, demand, horizon, origins)
@@ -747,16 +751,15 @@ def forecast_report(
     said = models[best](demand, horizon)
     answer = _order_table(log, said, _spread_of_sums(table, best), stock, shortage, holding)
     protocol = {
-        "periods": f"{len(demand)} of {every}, from {demand.index[0]:%Y-%m-%d}",
-        "items": demand.shape[1],
+        "demand": f"{len(demand)} periods of {every}, from {demand.index[0]:%Y-%m-%d}, pieces bought",
+        "items": f"the {demand.shape[1]} with the most purchases",
+        "backtest": f"{origins} moments, {horizon} periods apart; each forecast sees only what came before",
+        "forecast by": f"{best}, which has the least WAPE; low and high: 95 %, items drawn anew",
+        "orders": f"up to the quantile {shortage / (shortage + holding):.3g} of the demand in {horizon} "
+        f"periods: a missing piece costs {shortage:g} of its price, one too many {holding:g}",
     }
-    protocol |= {
-        "origins": origins,
-        "horizon": horizon,
-        "forecast by": best,
-        "order": f"{shortage} : {holding}",
-    }
-    tables = [("Backtest", scores.round(3)), ("Forecast and order", answer.round(2).reset_index())]
+    by_item = answer.round(2).reset_index().astype({"item_id": "str"})
+    tables = [("Backtest", scores.round(3)), ("Forecast and order", by_item)]
     figures = [("Demand", "All items together, and the forecast.", _plot_total(demand, said))]
     notes = [] if len(known) > LEVEL else ["The log is short: the backtest says little."]
     how = {"figures": figures, "tables": tables, "notes": notes, "overwrite": overwrite}
@@ -764,6 +767,25 @@ def forecast_report(
     return answer
 
 # %% ../../nbs/applications/03_inventory.ipynb #307a8c0a
+def _columns(table, names, what):
+    "A table, or its CSV file; LogError if columns are missing."
+    table = pd.read_csv(table) if isinstance(table, str | Path) else table
+    if missing := [name for name in names if name not in table]:
+        raise LogError(f"the table of {what} has the columns {list(table)}, but not {missing}")
+    return table
+
+
+def _promotions(table):
+    return None if table is None else _columns(table, ["start", "end"], "promotions")
+
+
+def _stock(stock):
+    "Stock by item as a Series."
+    if stock is None or not isinstance(stock, str | Path):
+        return stock
+    return _columns(stock, ["item_id", "stock"], "stock").groupby("item_id")["stock"].sum()
+
+
 def _strongest(log, items, every):
     demand = demand_series(log, every=every)
     strong = demand.sum().nlargest(items)
@@ -799,13 +821,22 @@ def _order_table(log, said, spread, stock, shortage, holding):
     "By item: the mean of the whole horizon, quantiles, and the order"
     ratio = shortage / (shortage + holding)
     quantiles = count_quantiles(said.sum(), sorted({0.1, 0.5, 0.9, round(ratio, 6)}), spread)
-    there = 0 if stock is None else pd.Series(stock).reindex(quantiles.index).fillna(0).to_numpy()
+    there = 0 if stock is None else _stock_of(quantiles.index, stock)
     order = order_quantities(quantiles, there, shortage=shortage, holding=holding)
     named = quantiles.set_axis([f"quantile {level:g}" for level in quantiles], axis=1)
     return named.assign(mean=said.sum(), stock=there, order=order)
 
 
+def _stock_of(items, stock):
+    "The stock of each item; ids are compared as texts"
+    there = pd.Series(stock).rename(index=str).reindex(items.astype(str))
+    if there.isna().all():
+        raise LogError(f"stock knows none of the items {list(items[:3])}, ...; are its ids those of the log?")
+    return there.fillna(0).to_numpy()
+
+
 def _plot_total(demand, said):
+    from matplotlib.dates import ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3), layout="constrained")
@@ -813,5 +844,6 @@ def _plot_total(demand, said):
     ax.plot(demand.index, demand.sum(axis=1), color="#0072B2", label="demand")
     ax.plot(said.index, said.sum(axis=1), "o--", color="#E69F00", label="forecast")
     ax.set(ylabel="pieces a period", ylim=(0, None))
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(ax.xaxis.get_major_locator()))
     ax.legend(fontsize="small")
     return figure

@@ -22,7 +22,7 @@ from sklearn.linear_model import Ridge
 from ..data.events import BUY, CART, REMOVE, VIEW, LogError
 from ..data.sequences import SequenceEncoder, import_keras
 from ..data.tasks import as_duration
-from ..evaluation.ranking import compare_lists, list_metrics
+from ..evaluation.ranking import compare_lists
 from ..evaluation.reports import run_environment, write_report
 from ..evaluation.uncertainty import bootstrap_interval
 from ..models.cells import from_keras
