@@ -24,6 +24,7 @@ import pycrfsuite
 from fastcore.basics import patch
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
+from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -109,7 +110,7 @@ def _scaled(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # %% ../../nbs/models/02_labelling.ipynb #2dff5645
 def _smooth(packed: _Packed, start, step, weight):
     "(alpha, scale, posterior, expected pairs), all in the packed order."
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         alpha, scale = _forward(packed, start, step, weight)
         scaled = weight / scale[:, None]
         beta = _backward(packed, step, scaled)
@@ -144,6 +145,38 @@ def _log_z(packed: _Packed, scale, shift, n: int) -> np.ndarray:
         total = np.bincount(packed.owner, np.log(scale) + shift, minlength=n)
     return np.where(np.isnan(total), -np.inf, total)
 
+# %% ../../nbs/models/02_labelling.ipynb #7d1e5a01
+def _in_logs(start, step, events):
+    "(log_z, states, filtered, pairs) of one sequence, in logarithms"
+    alpha, beta = np.empty_like(events), np.zeros_like(events)
+    for t, row in enumerate(events):
+        alpha[t] = row + (logsumexp(alpha[t - 1][:, None] + step, axis=0) if t else start)
+    for t in range(len(events) - 2, -1, -1):
+        beta[t] = logsumexp(step + events[t + 1] + beta[t + 1], axis=1)
+    log_z = logsumexp(alpha[-1])
+    steps = alpha[:-1, :, None] + step + (events + beta)[1:, None, :] - log_z
+    filtered = np.exp(alpha - logsumexp(alpha, axis=1, keepdims=True))
+    return log_z, np.exp(alpha + beta - log_z), filtered, np.exp(steps).sum(axis=0)
+
+
+def _mended(found: Posterior, start, step, events, lengths) -> Posterior:
+    "The sequences whose numbers are not finite once more in logarithms; an impossible one stays as it is."
+    log_z, states, filtered, _ = found
+    owner, stops = np.repeat(np.arange(len(lengths)), lengths), np.cumsum(lengths)
+    lost = np.bincount(owner, ~np.isfinite(states).all(axis=1), minlength=len(lengths)) > 0
+    good = np.isfinite(log_z) & ~lost
+    good &= not good.all()  # only the pairs are lost: nobody knows whose, so all are done again
+    rest = good[owner]
+    pairs = forward_backward(start, step, events[rest], lengths[good]).pairs
+    for i in np.flatnonzero(~good):
+        rows = slice(stops[i] - lengths[i], stops[i])
+        with np.errstate(invalid="ignore"):
+            own = _in_logs(start, step, events[rows])
+        pairs = pairs + (own[3] if np.isfinite(own[0]) else np.nan)
+        if np.isfinite(own[0]):
+            log_z[i], states[rows], filtered[rows] = own[:3]
+    return Posterior(log_z, states, filtered, pairs)
+
 # %% ../../nbs/models/02_labelling.ipynb #905f1162
 def forward_backward(
     log_start,  # (K,): logarithm of the weight of each state at the first event
@@ -159,8 +192,10 @@ def forward_backward(
     shift += np.where(packed.before < 0, first, steps)
     alpha, scale, states, pairs = _smooth(packed, start, step.reshape(len(start), -1), weight)
     log_z = _log_z(packed, scale, shift, n)
-    pairs = pairs if np.isfinite(log_z).all() else np.full_like(pairs, np.nan)
-    return Posterior(log_z, _unpacked(packed, states), _unpacked(packed, alpha), pairs)
+    found = Posterior(log_z, _unpacked(packed, states), _unpacked(packed, alpha), pairs)
+    if all(np.isfinite(part).all() for part in found):
+        return found
+    return _mended(found, np.asarray(log_start), np.asarray(log_step), events, np.asarray(lengths))
 
 # %% ../../nbs/models/02_labelling.ipynb #a415df1f
 def best_paths(

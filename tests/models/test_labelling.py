@@ -124,7 +124,37 @@ def test_huge_weights_do_not_overflow(chain):
     start, step, events, lengths = chain
     found = forward_backward(start, np.clip(step, -300, 300), events, lengths)
     np.testing.assert_allclose(found.states.sum(axis=1), 1, atol=1e-6)
-    assert np.isfinite(found.log_z).all()
+    assert np.isfinite(found.log_z).all() and np.isfinite(found.pairs).all()
+
+
+@given(chains(largest=500.0))
+@settings(max_examples=60, deadline=None)
+def test_what_vanishes_when_scaled_is_as_by_hand(chain):
+    start, step, events, lengths = chain
+    found = forward_backward(*chain)
+    pairs, stops = np.zeros_like(step), np.cumsum(lengths)
+    for i, stop in enumerate(stops):
+        rows = slice(stop - lengths[i], stop)
+        paths, weights = path_weights(start, step, events[rows])
+        total = np.logaddexp.reduce(weights)
+        assert found.log_z[i] == pytest.approx(total, rel=1e-9, abs=1e-9)
+        share = np.exp(weights - total)
+        for path, part in zip(paths, share, strict=True):
+            np.add.at(pairs, (path[:-1], path[1:]), part)
+        for place, row in enumerate(found.states[rows]):
+            own = [
+                sum(s for p, s in zip(paths, share, strict=True) if p[place] == k) for k in range(len(row))
+            ]
+            np.testing.assert_allclose(row, own, atol=1e-6)
+    np.testing.assert_allclose(found.pairs, pairs, atol=1e-6)
+
+
+def test_a_state_that_cannot_begin_and_an_event_that_speaks_for_it_alone():
+    start, step, events = np.array([-np.inf, -35.0]), np.zeros((2, 2)), np.array([[540.0, -257.0]])
+    found = forward_backward(start, step, events, np.array([1]))
+    assert found.log_z[0] == pytest.approx(-292) and found.states.tolist() == [[0, 1]]
+    many = forward_backward(start, step, np.repeat(events, 3, axis=0), np.array([1, 2]))
+    assert np.isfinite(many.log_z).all() and many.pairs.sum() == pytest.approx(1)
 
 
 def test_a_long_sequence_does_not_underflow():
