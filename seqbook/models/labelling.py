@@ -146,6 +146,23 @@ def _log_z(packed: _Packed, scale, shift, n: int) -> np.ndarray:
     return np.where(np.isnan(total), -np.inf, total)
 
 # %% ../../nbs/models/02_labelling.ipynb #7d1e5a01
+_WIDE = 350.0  # logarithms may differ so much; exp(-700) is near the smallest number there is
+
+
+def _range(values) -> np.ndarray:
+    "The largest less the smallest of the finite numbers in each row; below 0 where there are none"
+    finite = np.isfinite(values)
+    return np.where(finite, values, -np.inf).max(axis=-1) - np.where(finite, values, np.inf).min(axis=-1)
+
+
+def _too_wide(start, step, events, lengths) -> np.ndarray:  # (n,) bool
+    "The sequences whose weights differ so much that scaled numbers could vanish and matter later"
+    lengths = np.asarray(lengths, "int64")
+    wide = _range(events) > _WIDE - max(_range(np.ravel(start)), _range(np.ravel(step)), 0)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    return np.bincount(owner, wide, minlength=len(lengths)) > 0
+
+
 def _in_logs(start, step, events):
     "(log_z, states, filtered, pairs) of one sequence, in logarithms"
     alpha, beta = np.empty_like(events), np.zeros_like(events)
@@ -165,7 +182,7 @@ def _mended(found: Posterior, start, step, events, lengths) -> Posterior:
     owner, stops = np.repeat(np.arange(len(lengths)), lengths), np.cumsum(lengths)
     lost = np.bincount(owner, ~np.isfinite(states).all(axis=1), minlength=len(lengths)) > 0
     good = np.isfinite(log_z) & ~lost
-    good &= not good.all()  # only the pairs are lost: nobody knows whose, so all are done again
+    good &= not good.all()  # only pairs are lost: nobody knows whose, so all are done again
     rest = good[owner]
     pairs = forward_backward(start, step, events[rest], lengths[good]).pairs
     for i in np.flatnonzero(~good):
@@ -192,10 +209,11 @@ def forward_backward(
     shift += np.where(packed.before < 0, first, steps)
     alpha, scale, states, pairs = _smooth(packed, start, step.reshape(len(start), -1), weight)
     log_z = _log_z(packed, scale, shift, n)
+    log_z[_too_wide(log_start, log_step, events, lengths)] = -np.inf
     found = Posterior(log_z, _unpacked(packed, states), _unpacked(packed, alpha), pairs)
     if all(np.isfinite(part).all() for part in found):
         return found
-    return _mended(found, np.asarray(log_start), np.asarray(log_step), events, np.asarray(lengths))
+    return _mended(found, np.asarray(log_start), np.asarray(log_step), events, np.asarray(lengths, "int64"))
 
 # %% ../../nbs/models/02_labelling.ipynb #a415df1f
 def best_paths(
