@@ -117,7 +117,7 @@ def _smooth(packed: _Packed, start, step, weight):
         scaled *= beta
         later = slice(packed.firsts, None)
         pairs = step * (alpha[packed.before[later]].T @ scaled[later])
-    return alpha, scale, alpha * beta, pairs
+        return alpha, scale, alpha * beta, pairs
 
 # %% ../../nbs/models/02_labelling.ipynb #ab63f7df
 def _check_chain(log_start, log_step, log_events, lengths):
