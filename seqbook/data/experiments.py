@@ -6,7 +6,7 @@
 __all__ = ['RESPONSES', 'OFFERS', 'CHANNELS', 'assign', 'regions', 'known_users', 'Offer', 'offer_truth', 'offer_campaign',
            'Channel', 'ad_campaign', 'ad_truth', 'SlotModel', 'SlotTruth', 'slot_truth', 'show_items', 'slot_truth_at',
            'show_items_at', 'choice_chances', 'draw_slates', 'Auctions', 'simulate_auctions', 'run_auctions',
-           'demand_rate', 'daily_demand', 'draw_demand', 'launch_items', 'Sold', 'sell']
+           'demand_rate', 'daily_demand', 'draw_demand', 'bass_curve', 'launch_items', 'Sold', 'sell']
 
 # %% ../../nbs/data/07_experiments.ipynb #a3b20051
 import zlib
@@ -1029,22 +1029,30 @@ def draw_demand(
     return pd.DataFrame(pieces, rate.index, rate.columns) if isinstance(rate, pd.DataFrame) else pieces
 
 # %% ../../nbs/data/07_experiments.ipynb #13cb0b89
+def bass_curve(
+    days,  # since the start
+    p=0.02,  # found alone, a day
+    q=0.15,  # heard of from others, a day
+) -> np.ndarray:
+    "The share of those who know a new item (Bass 1969); 0 before the start."
+    if not (p > 0 and q >= 0):
+        raise LogError(f"p is {p} and q {q}; give p above 0 and q of at least 0")
+    faded = np.exp(-(p + q) * np.maximum(np.asarray(days, float), 0))
+    return (1 - faded) / (1 + q / p * faded)
+
+
 def launch_items(
     rate: pd.DataFrame,  # as of `demand_rate`
     starts: dict,  # from item_id to the first day of its sale
-    p=0.02,  # found alone, a day
-    q=0.15,  # heard of from others, a day
+    p=0.02,  # of `bass_curve`
+    q=0.15,
 ) -> pd.DataFrame:
     "The rate when some items are new: 0 before the first day, then up along Bass's curve to the old rate"
-    if not (p > 0 and q >= 0):
-        raise LogError(f"p is {p} and q {q}; give p above 0 and q of at least 0")
     if unknown := set(starts) - set(rate.columns):
         raise LogError(f"items {sorted(unknown)[:5]} are not in the rate; its columns are item ids")
     rate = rate.copy()
     for item, start in starts.items():
-        t = np.maximum((rate.index - pd.Timestamp(start)).days + 0.5, 0)
-        known = (1 - np.exp(-(p + q) * t)) / (1 + q / p * np.exp(-(p + q) * t))
-        rate[item] *= known * (t > 0)
+        rate[item] *= bass_curve((rate.index - pd.Timestamp(start)).days + 0.5, p, q)
     return rate
 
 # %% ../../nbs/data/07_experiments.ipynb #d31e5655

@@ -21,6 +21,7 @@ from seqbook.data.experiments import (
     ad_campaign,
     ad_truth,
     assign,
+    bass_curve,
     choice_chances,
     daily_demand,
     demand_rate,
@@ -691,6 +692,12 @@ def test_a_policy_knows_what_is_on_order(lead_time):
     for day, coming in enumerate(seen):  # ordered on an earlier evening, delivered on a later morning
         still = [e for e in range(day) if e + lead_time > day]
         np.testing.assert_array_equal(coming, orders[still].sum(axis=0))
+
+
+def test_the_curve_of_a_launch_solves_basss_equation():
+    t, p, q = np.linspace(0, 60, 6001), 0.02, 0.15
+    F = bass_curve(t, p, q)
+    assert np.allclose(np.gradient(F, t)[1:-1], ((p + q * F) * (1 - F))[1:-1], atol=1e-5)
 
 
 def test_new_items_start_on_their_day_and_only_rise_to_the_old_rate(shop):
