@@ -100,7 +100,7 @@ def attention(kind: str, batch: int, size: dict) -> Model:
     training, one = model._compile(1000), next_item._Batches(model, model._windows(X), 0)[0]
     # a block: query, key, value, output and two dense layers; scores and their sum over the positions
     block = 6 * t * w * w + 2 * t * t * w
-    logits = w * ITEMS * int(one[1].sum()) // batch
+    logits = w * ITEMS * int((one[1] > 0).sum()) // batch
     return Model(training, [one], size["blocks"] * block + logits)
 
 
@@ -284,9 +284,15 @@ def row_of(head: list, most: float, options) -> dict:
 
 
 def merge(paths: list) -> list:
-    """Results of several runs, one for each card and backend, the last one counting."""
-    runs = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
-    return list({(found["card"], found["backend"]): found for found in runs}.values())
+    """Results of several runs: one for each card and backend, of each of its rows the last one."""
+    found = {}
+    for run in (json.loads(Path(path).read_text(encoding="utf-8")) for path in paths):
+        key = run["card"], run["backend"]
+        rows = {tuple(row[name] for name in COLUMNS): row for row in found.get(key, {}).get("rows", [])}
+        rows |= {tuple(row[name] for name in COLUMNS): row for row in run["rows"]}
+        ceilings = found.get(key, {}).get("ceilings", {}) | run["ceilings"]
+        found[key] = run | {"rows": list(rows.values()), "ceilings": ceilings}
+    return list(found.values())
 
 
 def tables(runs: list) -> dict:

@@ -723,10 +723,25 @@ def _cut(self: NextItemNetwork, padded: dict, rng) -> tuple[dict, np.ndarray, np
     mask = padded["mask"]
     return {"item": padded[FIELD], "mask": mask}, padded["target"][mask], np.flatnonzero(mask)
 
+
+@patch
+def _n_targets(self: NextItemNetwork, lengths: np.ndarray) -> np.ndarray:
+    "How many targets windows of these lengths have, in the mean over the draws."
+    return lengths
+
 # %% ../../nbs/models/05_next_item.ipynb #b7daabd3
+_LAST_ONLY = 0.1  # share of the rows
+
+
 @patch
 def _windows(self: BERT4Rec, X: Sequences) -> Sequences:
     return self._pieces(X, self.max_length, 0)
+
+
+@patch
+def _n_targets(self: BERT4Rec, lengths: np.ndarray) -> np.ndarray:
+    some = lengths * self.masked + (1 - self.masked) ** lengths  # where chance hides none, the last one is
+    return (1 - _LAST_ONLY) * some + _LAST_ONLY
 
 
 @patch
@@ -734,7 +749,7 @@ def _cut(self: BERT4Rec, padded: dict, rng) -> tuple[dict, np.ndarray, np.ndarra
     "What a batch reads, the items behind the masks, and where they are."
     mask, items, n = padded["mask"], padded[FIELD], len(padded["mask"])
     hidden = (rng.random(mask.shape) < self.masked) & mask
-    hidden[rng.random(n) < 0.1] = False
+    hidden[rng.random(n) < _LAST_ONLY] = False
     alone = np.flatnonzero(~hidden.any(axis=1))
     hidden[alone, mask[alone].sum(axis=1) - 1] = True
     shown = np.where(hidden, self.n_items_, items).astype("int32")
@@ -765,7 +780,7 @@ class _Batches:
     def __init__(self, model, X: Sequences, epoch: int):
         self.model, self.X, self.coarse, self.epoch = model, X, _coarse(), epoch
         self.plan = plan_batches(X.lengths, model.batch_size, seed=model.seed, epoch=epoch)
-        self.longest = int(X.lengths.max())
+        self.longest, self.usual = int(X.lengths.max()), model._n_targets(X.lengths).mean()
 
     def __len__(self):
         return len(self.plan)
@@ -779,7 +794,8 @@ class _Batches:
             inputs, size = _fill(inputs, self.model.batch_size), self.model.batch_size * width
         inputs |= {"place": np.pad(place, (0, size - n)).astype("int32")}
         inputs |= {"target": np.pad(target, (0, size - n)).astype("int32")}
-        return inputs | self.model._draw(rng, size), (np.arange(size) < n).astype("float32")
+        weight = (np.arange(size) < n) / (self.usual * len(rows))
+        return inputs | self.model._draw(rng, size), weight.astype("float32")
 
 # %% ../../nbs/models/05_next_item.ipynb #a799e367
 @patch
@@ -849,10 +865,9 @@ def _hiding_class():
     return HidingTable
 
 
-def _mean_loss(weight, loss):
-    "The mean over the real places."
-    ops = import_keras().ops
-    return ops.sum(weight * loss) / ops.maximum(ops.sum(weight), 1.0)
+def _weighed(weight, loss):
+    "The sum over the places; one that only fills the batch up has no weight."
+    return import_keras().ops.sum(weight * loss)
 
 # %% ../../nbs/models/05_next_item.ipynb #a85d668c
 @patch
@@ -868,7 +883,7 @@ def _compile(self: NextItemNetwork, steps: int):
         self._answer = compiled(self.network_)
         training, recurrent = self._training_network(), isinstance(self, GRU4Rec)
     rate = (self.learning_rate, steps, self.schedule, self.warmup, self.weight_decay, self.clip_norm)
-    training.compile(make_optimizer(*rate), _mean_loss, jit_compile=jit_choice(recurrent))
+    training.compile(make_optimizer(*rate), _weighed, jit_compile=jit_choice(recurrent))
     return trace_once(training)
 
 # %% ../../nbs/models/05_next_item.ipynb #7947122f

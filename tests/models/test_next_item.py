@@ -467,6 +467,25 @@ def test_every_event_but_the_first_is_a_target_once_an_epoch(cls, batch_size):
     assert sorted((names[a], names[b]) for a, b in found) == sorted(expected)
 
 
+@pytest.mark.parametrize("cls", [GRU4Rec, SASRec, BERT4Rec])
+def test_every_target_weighs_the_same_in_batches_of_short_and_of_long_histories(cls):
+    X = make(64, longest=40, seed=3)
+    model = cls(**{**SMALL, "batch_size": 16, "loss": "softmax"})
+    model.items_, model.n_items_ = X.vocabularies["item"], 30
+    windows = model._windows(model._read(X))
+    windows = windows[np.arange(len(windows) // 16 * 16)]  # no batch that is not full
+    totals, ones = [], set()
+    for epoch in range(200 if cls is BERT4Rec else 1):
+        data = module._Batches(model, windows, epoch)
+        weights = [data[i][1] for i in range(len(data))]
+        ones |= {float(w) for weight in weights for w in weight if w}
+        totals.append(np.mean([weight.sum() for weight in weights]))
+    counts = {int((weight > 0).sum()) for weight in weights}
+    assert len(counts) > 1  # batches of different sizes
+    assert len(ones) == 1
+    np.testing.assert_allclose(np.mean(totals), 1, rtol=0.01 if cls is BERT4Rec else 1e-6)
+
+
 def test_bert_hides_what_it_asks_for():
     X = make(61, longest=40, seed=3)
     model = BERT4Rec(**SMALL)
