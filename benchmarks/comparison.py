@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from real_logs import DATA, days_of_taobao, examples_of_spend, read
-from results import kept, save, show_tables
+from results import kept, run_parts
 from shoppers_intention import FILE, SETTINGS, features
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import roc_auc_score
@@ -248,13 +248,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
     options = parser.parse_args()
-    for part in options.part or PARTS:
-        start, tables = time.perf_counter(), PARTS[part](options)
-        show_tables(tables)
-        print(f"\n{part}: {time.perf_counter() - start:.0f} s in this run")
-        if options.save:
-            settings = {"epochs at most": options.epochs, "resamples": options.resamples}
-            save(f"comparison_{part}", [], {"seed": options.seed, **settings}, tables)
+    run_parts(
+        "comparison",
+        PARTS,
+        options,
+        lambda part: {"epochs at most": options.epochs, "resamples": options.resamples},
+    )
 
 
 if __name__ == "__main__":

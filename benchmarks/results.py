@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import joblib
@@ -136,6 +137,16 @@ def kept(folder: Path, what: tuple, result) -> dict:
         draft.write_text(json.dumps(result()))
         draft.replace(path)
     return json.loads(path.read_text())
+
+
+def run_parts(name: str, parts: dict, options, settings) -> None:
+    """Run the parts that were asked for, each with a result of its own; `settings(part)` gives its settings."""
+    for part in options.part or parts:
+        start, tables = time.perf_counter(), parts[part](options)
+        show_tables(tables)
+        print(f"\n{part}: {time.perf_counter() - start:.0f} s in this run")
+        if options.save:
+            save(f"{name}_{part}", [], {"seed": options.seed, **settings(part)}, tables)
 
 
 def child(script: str, *arguments: str) -> dict:

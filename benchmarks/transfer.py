@@ -6,7 +6,6 @@ Finished fits are kept in a folder, so that a run that was stopped goes on. See 
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow: no greetings
@@ -14,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow: no gree
 import numpy as np
 import pandas as pd
 from real_logs import DATA
-from results import kept, save, show_tables
+from results import kept, run_parts
 from scipy.stats import t as student
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -304,13 +303,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
     options = parser.parse_args()
-    for part in options.part or PARTS:
-        start, tables = time.perf_counter(), PARTS[part](options)
-        show_tables(tables)
-        print(f"\n{part}: {time.perf_counter() - start:.0f} s in this run")
-        if options.save:
-            draws = options.draws if part == "labels" else options.fits
-            save(f"transfer_{part}", [], {"seed": options.seed, "draws": draws}, tables)
+    draws = {"labels": options.draws, "catalogue": options.fits}
+    run_parts("transfer", PARTS, options, lambda part: {"draws": draws[part]})
 
 
 if __name__ == "__main__":
