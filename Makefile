@@ -64,7 +64,7 @@ browser:  # Debian's Chromium and its driver, for site-test
 	bash scripts/browser.sh
 
 site-test: browser docs  ## every page of the site in Chromium
-	$(BIN)/pytest tests/site
+	$(BIN)/pytest -n 2 --dist worksteal tests/site
 
 wheel-test: $(READY)  ## the wheel, in a clean environment, outside the repository
 	$(BIN)/pytest tests/package

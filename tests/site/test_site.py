@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
@@ -26,7 +27,6 @@ PAGES = sorted(
     path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html") if "_static" not in path.parts
 )
 ASKED = set()  # ids of the requests of pages
-SEEN = {}  # the state of each page, as test_page saw it
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -58,8 +58,6 @@ return {
   errors: all(wrong).length,
   empty: all("main img").filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  ids: all("[id]").map((e) => e.id),
-  links: all("a[href]").map((a) => a.href),
 };
 """
 
@@ -148,7 +146,6 @@ def test_page(browser, site, page, theme):
     """A page loads whole, from this host alone, with its formulas, diagrams and pictures drawn."""
     complaints(browser, site)
     state = show(browser, site + page, theme)
-    SEEN[page] = state
     assert complaints(browser, site) == []
     assert state["errors"] == 0, "a formula or a diagram that cannot be drawn"
     assert state["raw"] == [], "mathematics that was not recognised"
@@ -156,40 +153,59 @@ def test_page(browser, site, page, theme):
     assert state["wide"] <= 0, "the page is wider than its window"
 
 
-def test_phone(browser, site):
-    """No page is wider than a phone."""
+@pytest.fixture
+def phone(browser):
+    """The browser, as wide as a phone."""
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        wide = {page: extra for page in PAGES if (extra := show(browser, site + page)["wide"]) > 0}
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert wide == {}
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_links(browser, site):
+@pytest.mark.parametrize("page", PAGES)
+def test_phone(phone, site, page):
+    """No page is wider than a phone."""
+    assert show(phone, site + page)["wide"] <= 0
+
+
+class Reader(HTMLParser):
+    """The links of a page, and the places that one can point at."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.links, self.ids = set(), set()
+        self.feed((HTML / page).read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        """Note an id, and the address of a link."""
+        attrs = dict(attrs)
+        self.ids.add(attrs.get("id"))
+        if tag == "a" and attrs.get("href"):
+            self.links.add(attrs["href"])
+
+
+def test_links():
     """Every link within the site leads to a page, and to a place on it, that exist."""
-    states = {page: SEEN.get(page) or show(browser, site + page) for page in PAGES}
-    broken = []
-    for page, state in states.items():
-        for link in set(state["links"]):
+    site, read, broken = "http://site/", {page: Reader(page) for page in PAGES}, []
+    assert all(found.links and found.ids for found in read.values())
+    for page, found in read.items():
+        for link in found.links:
             url, anchor = urldefrag(urljoin(site + page, link))
             if not url.startswith(site):
                 continue
             name = unquote(urlsplit(url).path).lstrip("/") or "index.html"
             if not (HTML / name).is_file():
                 broken.append(f"{page}: {link}")
-            elif anchor and name in states and unquote(anchor) not in states[name]["ids"]:
+            elif anchor and name in read and unquote(anchor) not in read[name].ids:
                 broken.append(f"{page}: {link}")
     assert broken == []
 
 
-def test_works_from_a_folder(browser, site):
-    """Opened as a file, with no server, pages draw their formulas and diagrams too."""
+@pytest.mark.parametrize("page", PAGES)
+def test_works_from_a_folder(browser, site, page):
+    """Opened as a file, with no server, a page draws its formulas and diagrams too."""
     complaints(browser, site)
-    for page in PAGES:
-        state = show(browser, (HTML / page).as_uri())
-        assert state["errors"] == 0
+    assert show(browser, (HTML / page).as_uri())["errors"] == 0
     assert [text for text in complaints(browser, HTML.as_uri()) if "asks another host" in text] == []
 
 
