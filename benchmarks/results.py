@@ -140,7 +140,7 @@ def kept(folder: Path, what: tuple, result) -> dict:
 
 
 def run_parts(name: str, parts: dict, options, settings) -> None:
-    """Run the parts that were asked for, each with a result of its own; `settings(part)` gives its settings."""
+    """Run the parts that were asked for, each with its own result; `settings(part)` gives its settings."""
     for part in options.part or parts:
         start, tables = time.perf_counter(), parts[part](options)
         show_tables(tables)
