@@ -1,5 +1,6 @@
 """What to show whom: rules that hold, agreement with peers, no look ahead, no bias, bad input."""
 
+import re
 from itertools import product
 
 import numpy as np
@@ -13,11 +14,14 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from seqbook.applications.recommendation import (
     FEATURES,
+    REASON,
     ItemIndex,
     LiveGRU,
     LiveRecommender,
     PairLift,
     ThompsonItems,
+    _best_of,
+    _examples,
     best_first,
     choose_slate,
     compare_arms,
@@ -185,9 +189,102 @@ def test_the_graph_finds_nearly_all():
     assert graph.graph is not None and found > 0.9
 
 
-def test_best_first_leaves_out_what_must_not_be_shown_last():
-    shown = best_first([[1, 2, 3, 4]], np.array([[0.1, -np.inf, 0.3, 0.2]]), k=3)
-    assert shown.tolist() == [[3, 4, 1]]
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 8), st.integers(1, 8), st.integers(0, 10**6))
+def test_best_first_never_shows_what_must_not_be_shown(pages, n, k, seed):
+    rng = np.random.default_rng(seed)
+    listed = rng.permuted(np.tile(np.arange(n), (pages, 1)), axis=1)
+    scores = np.where(rng.random((pages, n)) < 0.6, rng.random((pages, n)), -np.inf)
+    allowed = np.isfinite(scores)
+    if (allowed.sum(axis=1) < k).any():
+        with pytest.raises(LogError, match="may be shown"):
+            best_first(listed, scores, k)
+        return
+    for row, shown in enumerate(best_first(listed, scores, k)):
+        assert set(shown) <= set(listed[row][allowed[row]]) and len(set(shown.tolist())) == k
+        score = dict(zip(listed[row].tolist(), scores[row].tolist(), strict=True))
+        assert [score[i] for i in shown.tolist()] == sorted(score.values(), reverse=True)[:k]
+
+
+def test_a_search_that_finds_too_few_gives_no_other_item():
+    class Poor:
+        def search(self, query, k):
+            return None, np.array([[4, 2, -1, -1]])
+
+    index = ItemIndex(np.eye(6))
+    index.graph = Poor()
+    assert index.search(np.ones(6), 4).tolist() == [4, 2]
+
+
+def test_without_a_ranker_the_highest_co_view_comes_first(live, shop):
+    visitor, table = live.start(), live.coview.similarity_
+    for item in live.ids[[3, 11, 3]].tolist():
+        live.update(visitor, item)
+        scores = sum(live.coview.decay**age * table[[code]] for age, code in enumerate(visitor.recent[::-1]))
+        scores = scores.toarray()[0]
+        scores[visitor.recent[-1]] = -1
+        assert live.code[live.recommend(visitor, 1)[0]] == scores.argmax()
+
+
+def test_only_what_was_viewed_together_is_a_candidate_for_it(live, histories):
+    lonely = ItemCooccurrence().fit(histories)
+    lonely.similarity_ = lonely.similarity_.copy()
+    lonely.similarity_.data[:] = 0
+    rest = LiveRecommender.__new__(LiveRecommender)
+    vars(rest).update({**vars(live), "coview": lonely})
+    visitor = rest.start()
+    rest.update(visitor, rest.ids[3])
+    near = rest.index.search(rest.gru.query(visitor.hidden), rest.n // 2 + 1)
+    near = [code for code in near.tolist() if code != 3]
+    assert rest.candidates(visitor).tolist()[: len(near)] == near
+
+
+def test_co_views_are_scored_as_the_fitted_model_scores_them(live, histories):
+    some = histories[np.flatnonzero((histories.lengths > 1) & (histories.lengths <= live.memory))[:20]]
+    listed = live.coview.recommend(some, k=5, exclude_seen=False)
+    for row, (start, stop) in enumerate(zip(some.offsets[:-1], some.offsets[1:], strict=True)):
+        visitor = live.start()
+        for code in some.fields["item"][start:stop] - 2:
+            live.update(visitor, live.ids[code])
+        codes = [live.code[item] for item in listed.items[row] if item is not None]
+        found = live.features(visitor, codes)[:, FEATURES.index("coview")]
+        np.testing.assert_allclose(found, listed.scores[row][: len(codes)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("memory", [1, 3])
+def test_so_many_views_are_kept_and_no_more(shop, histories, gru, memory):
+    short = LiveRecommender(gru, ItemCooccurrence().fit(histories), shop.items, n=5, memory=memory)
+    visitor = short.start()
+    for item in short.ids[:8].tolist():
+        short.update(visitor, item)
+    assert visitor.recent == list(range(8))[-memory:]
+
+
+class Cheap:
+    "A ranker that gives every item the same chance."
+
+    def predict_proba(self, X):
+        return np.full((len(X), 2), 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.booleans())
+def test_a_live_list_keeps_the_rules(live, seed, k, ranked):
+    rng, ids = np.random.default_rng(seed), live.ids.tolist()
+    visitor, exclude = live.start(), rng.choice(ids, 20, replace=False)
+    for item in rng.choice(ids, 4):
+        live.update(visitor, item.item())
+    for item in rng.choice(ids, 3):
+        live.update(visitor, item.item(), "cart")
+    live.ranker = Cheap() if ranked else None
+    worth = pd.Series(rng.random(len(ids)), rng.permutation(ids)) if ranked else None
+    shown = live.recommend(visitor, k, exclude, worth).tolist()
+    live.ranker = None
+    among = set(live.ids[live.candidates(visitor)].tolist())
+    free = among - set(exclude.tolist()) - set(live.ids[[*visitor.cart]].tolist())
+    assert len(shown) == len(set(shown)) == min(k, len(free)) and set(shown) <= free
+    if ranked:  # equal chances: money alone decides
+        assert worth[shown].tolist() == sorted(worth[[*free]], reverse=True)[:k]
 
 
 # Rules and carts
@@ -278,6 +375,11 @@ def test_a_larger_margin_never_moves_an_item_down(some, item, factor):
         assert after.index(item) <= before.index(item)
 
 
+def test_what_is_in_the_cart_twice_counts_once():
+    lift = PairLift([1, 1, 2, 2, 3], list("abacb"))
+    np.testing.assert_array_equal(lift.chances(["a", "a", "b"]), lift.chances(["a", "b"]))
+
+
 def test_independent_things_have_a_lift_of_one():
     rng = np.random.default_rng(0)
     owner, thing = np.nonzero(rng.random((20_000, 30)) < 0.2)
@@ -348,6 +450,22 @@ def test_chances_hold_whether_customers_stop_or_not(stop):
     for _, part in told.groupby(pd.cut(told["chance"], [-0.1, 0.2, 0.5, 0.8, 1.1]), observed=True):
         if len(part) > 100:
             assert part["chance"].mean() == pytest.approx(part["came"].mean(), abs=0.1)
+
+
+def test_with_one_gap_each_a_customer_is_as_uncertain_as_all():
+    rng, at = np.random.default_rng(3), pd.Timestamp("2024-03-01")
+    gaps = np.exp(rng.normal(3, 0.5, 400))
+    told = due_dates(log_of_gaps(gaps[:, None]), at, "14D")
+    spread = np.log((told["due"] - told["last"]) / pd.Timedelta("1D")).std()
+    assert spread < 0.1  # one gap says little of the customer
+    early = told[(at - told["last"]) / pd.Timedelta("1D") < 20]
+    assert len(early) > 20 and early["chance"].between(0.05, 0.95).all()
+
+
+def test_few_second_gaps_do_not_make_all_sure():
+    gaps = [[8], [15], [30], [60], [12], [22], [41], [18], [26], [35, 35], [20, 20]]
+    told = due_dates(log_of_gaps(gaps), "2024-03-10", "14D", least=5)
+    assert told["chance"].between(0.01, 0.99).all()
 
 
 def test_who_was_silent_for_long_is_less_likely_to_come_back():
@@ -514,9 +632,23 @@ def test_the_report_is_one_page_of_what_the_log_holds(shop, tmp_path):
 
 
 def test_a_report_on_items_with_names(shop, tmp_path):
-    named = shop.events.assign(item_id="item " + shop.events["item_id"].astype(str))
+    names = shop.events["item_id"].map(lambda item: f"lamp-{item:02d}")
+    named = shop.events.assign(item_id=names)
     text = recommend_report(named, tmp_path / "page.html", test="10D", most=30).read_text()
-    assert "item 1" in text
+    shown = set(re.findall(r"lamp-\d\d", text))
+    assert len(shown) > 5 and shown <= set(names)
+
+
+def test_only_lists_that_co_views_made_have_them_as_their_reason(shop):
+    views = shop.events[shop.events["behavior"] == "view"]
+    assert REASON in _examples(views, "viewed together", 5, 3)
+    assert REASON not in _examples(views, "popular", 5, 3)
+
+
+def test_the_headline_is_the_simple_one_where_none_is_clearly_better():
+    found = pd.DataFrame({"value": [0.1, 0.2], "verdict": ["", "not clear"]}, ["popular", "Markov chain"])
+    assert _best_of(found) == "popular"
+    assert _best_of(found.assign(verdict=["", "better"])) == "Markov chain"
 
 
 # Bad input
@@ -529,12 +661,26 @@ BAD = {
     "variety without similarity": (lambda: choose_slate([1, 2], 1, variety=0.2), "similarity"),
     "variety above 1": (lambda: choose_slate([1], 1, similarity=np.ones((1, 1)), variety=2), "0 to 1"),
     "numbers for allowed": (lambda: choose_slate([1, 2], 1, [1, 1]), "True or False"),
+    "a score for each item but one": (lambda: best_first([[1, 2]], [[0.1]]), "alike"),
+    "a score of NaN": (lambda: best_first([[1, 2]], [[0.1, np.nan]], 1), "no NaN"),
+    "no place": (lambda: best_first([[1, 2]], [[0.1, 0.2]], 0), "at least 1"),
     "no owners": (lambda: PairLift([], []), "at least one"),
+    "a missing owner": (lambda: PairLift([1, None], ["a", "b"]), "is missing"),
+    "a missing thing": (lambda: PairLift([1, 2], ["a", None]), "is missing"),
+    "text in a cart of numbers": (lambda: recommend_cart(PairLift([1, 1], [5, 6]), ["5"]), "hold numbers"),
+    "numbers excluded from text": (
+        lambda: recommend_cart(PairLift([1, 1], ["a", "b"]), [], exclude=[1]),
+        "hold text",
+    ),
+    "two worths of one item": (
+        lambda: recommend_cart(PairLift([1, 1], ["a", "b"]), [], worth=pd.Series([1, 2, 3], list("aab"))),
+        "double items",
+    ),
     "owners and things of two lengths": (lambda: PairLift([1], ["a", "b"]), "as many"),
     "unknown thing": (lambda: PairLift([1], ["a"]).log_lift("z"), "no owner"),
     "worth of some only": (
         lambda: recommend_cart(PairLift([1, 1], ["a", "b"]), [], worth={"a": 1}),
-        "missing items",
+        "missing or double",
     ),
     "a propensity of 0": (lambda: off_policy([1], [0], [1]), "above 0"),
     "percent": (lambda: off_policy([1], [50], [1]), "at most 1"),
@@ -542,7 +688,24 @@ BAD = {
     "no effect": (lambda: sample_size(1, 0), "other than 0"),
     "an empty arm": (lambda: compare_arms([1, 2, 3], np.array([True, True, True])), "fewer than two"),
     "a gap in the past": (lambda: cuped([1, 2], [np.nan, 1]), "put 0"),
+    "a past of other users": (lambda: cuped([1, 2], [1, 2, 3]), "a row a user"),
+    "an outcome that is missing": (
+        lambda: compare_arms([1, np.nan, 2, 3], np.array([True, True, False, False])),
+        "look for missing",
+    ),
+    "arms that are numbers": (lambda: compare_arms([1, 2, 3], [0, 1, 1]), "treated must be"),
     "no user yet": (lambda: sequential_z(0, 10), "at least one user"),
+    "no item": (lambda: ThompsonItems(0), "at least 1"),
+    "no page": (lambda: ThompsonItems(2).choose(0), "at least 1"),
+    "an item before the first": (lambda: ThompsonItems(2).learn([-1], [1]), "from 0 to 1"),
+    "half an item": (lambda: ThompsonItems(2).learn([0.5], [1]), "whole"),
+    "seven clicks": (lambda: ThompsonItems(2).learn([0], [7]), "0 or 1"),
+    "one click for two pages": (lambda: ThompsonItems(2).learn([0, 1], [1]), "one item a page"),
+    "half a neighbour": (lambda: ItemIndex(np.eye(3)).search(np.ones(3), 0), "at least 1"),
+    "a log without behaviours": (
+        lambda: due_dates(pd.DataFrame({"user_id": [1]}), "2024-01-01"),
+        "no column",
+    ),
     "a prior of 0": (lambda: ThompsonItems(3, prior=(0, 1)), "above 0"),
     "no vectors": (lambda: ItemIndex(np.zeros((0, 3))), "at least one item"),
     "no known item": (
@@ -576,5 +739,18 @@ def test_models_that_do_not_fit_are_named(live, gru, histories, shop):
         page_features(live, shop.events.drop(columns="session_id"), [3])
     with pytest.raises(LogError, match="rows of the log"):
         page_features(live, shop.events, [len(shop.events)])
+    for rows in ([3, 3], [3.0], [True], []):
+        with pytest.raises(LogError, match="each once"):
+            page_features(live, shop.events, rows)
+    with pytest.raises(LogError, match="order of time"):
+        page_features(live, shop.events.iloc[::-1], [3])
+    with pytest.raises(LogError, match="memory is 0"):
+        LiveRecommender(gru, live.coview, shop.items, memory=0)
+    with pytest.raises(LogError, match="n is 0"):
+        LiveRecommender(gru, live.coview, shop.items, n=0)
+    with pytest.raises(LogError, match="give the recommender one"):
+        live.recommend(live.start(), worth={})
+    with pytest.raises(LogError, match="hold numbers"):
+        live.recommend(live.start(), exclude=["7"])
     with pytest.raises(LogError, match="hold out more"):
         recommend_report(shop.events, "never.html", test="900D")
