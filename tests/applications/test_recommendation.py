@@ -157,7 +157,8 @@ def test_the_reasons_of_an_item_add_up_to_its_score(live):
 def test_the_ranker_orders_the_list(live):
     class Dear:
         def predict_proba(self, X):
-            return np.column_stack([-X[:, FEATURES.index("price")], X[:, FEATURES.index("price")]])
+            chance = 1 / (1 + np.exp(-X[:, FEATURES.index("price")].astype("float64")))
+            return np.column_stack([1 - chance, chance])
 
     visitor, dear = live.start(), live.ranker
     live.update(visitor, live.ids[0])
