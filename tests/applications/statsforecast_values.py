@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from hierarchicalforecast.methods import MinTrace
-from statsforecast.models import ARIMA, TSB, AutoETS, CrostonClassic, CrostonSBA, SimpleExponentialSmoothing
+from statsforecast.models import ARIMA, TSB, AutoETS, CrostonClassic, CrostonSBA
 
 HORIZON = 3
 
@@ -38,7 +38,6 @@ def rare(seed: int) -> dict:
         "croston": CrostonClassic(),
         "sba": CrostonSBA(),
         "tsb": TSB(alpha_d=0.2, alpha_p=0.1),
-        "ses": SimpleExponentialSmoothing(alpha=0.1),
     }
     values = {name: float(model.forecast(y, 1)["mean"][0]) for name, model in said.items()}
     return {"y": y.tolist(), **values}

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from seqbook.applications import inventory
 from seqbook.applications.inventory import (
     LagForecaster,
     arima,
     arima_order,
     backtest,
-    bass_curve,
     calendar_effects,
     calendar_table,
     count_quantiles,
@@ -28,10 +29,12 @@ from seqbook.applications.inventory import (
     fit_bass,
     forecast_report,
     forecast_scores,
+    horizon_sums,
     lag_table,
     launch_quantiles,
     moving_average,
     order_quantities,
+    quantile_policy,
     reconcile,
     review_policy,
     seasonal_naive,
@@ -42,7 +45,7 @@ from seqbook.applications.inventory import (
 )
 from seqbook.data.datasets import simulate_shop
 from seqbook.data.events import BUY, CART, VIEW, LogError
-from seqbook.data.experiments import daily_demand, sell
+from seqbook.data.experiments import bass_curve, daily_demand, sell
 from seqbook.evaluation.reports import ReportExistsError
 
 PEERS = json.loads(Path(__file__).with_name("statsforecast_values.json").read_text(encoding="utf-8"))
@@ -74,6 +77,10 @@ def demand(shop):
 def test_the_days_of_the_shop_are_those_of_daily_demand(shop):
     ours = demand_series(shop.events, items=shop.items["item_id"], every="1d")
     assert (ours.to_numpy() == daily_demand(shop).to_numpy()[: len(ours)]).all()
+
+
+def test_any_dataframe_is_a_log(shop, demand):
+    assert demand_series(pa.Table.from_pandas(shop.events)).equals(demand)
 
 
 def test_only_whole_periods_are_kept_and_nothing_is_lost_within(shop, demand):
@@ -167,6 +174,13 @@ def test_reconciliation_as_hierarchicalforecast(case):
     assert ours.to_numpy().T == pytest.approx(np.array(case["reconciled"]), rel=1e-4)
 
 
+def test_ets_follows_a_trend_and_damps_it():
+    y = 20 + np.arange(60) + np.random.default_rng(0).normal(size=60)
+    ahead = ets(frame(y), 12)[0].to_numpy()
+    assert ahead[0] == pytest.approx(80, abs=3) and (np.diff(ahead) > 0).all()
+    assert ahead[-1] < 80 + 12 and np.diff(ahead)[-1] < np.diff(ahead)[0]
+
+
 def test_the_order_search_tells_noise_from_a_walk():
     rng = np.random.default_rng(3)
     noise = rng.normal(size=200)
@@ -226,6 +240,17 @@ def test_boosting_learns_a_promotion_that_the_calendar_announces():
     assert error["with"] < 0.6 * error["without"]
 
 
+def test_a_quantile_of_the_whole_horizon_is_not_the_sum_of_quantiles():
+    rng = np.random.default_rng(0)
+    demand = frame(rng.poisson(np.tile([4.0, 8, 12, 16], (120, 1))))
+    models = {"whole": LagForecaster(level=0.9, total=True), "weeks": LagForecaster(level=0.9)}
+    table = backtest(models, demand, horizon=4, origins=12, step=4)
+    by_horizon = table.groupby(["cutoff", "item_id"])
+    sums = by_horizon[["y", *models]].sum()
+    assert 0.75 < (sums["y"] <= sums["whole"]).mean() < 0.97 < (sums["y"] <= sums["weeks"]).mean()
+    assert (by_horizon["whole"].nunique() == 1).all()  # an equal part each week
+
+
 def test_the_same_seed_gives_the_same_forecast(demand):
     assert LagForecaster(trees=20)(demand, 2).equals(LagForecaster(trees=20)(demand, 2))
 
@@ -271,6 +296,12 @@ def test_dispersion_finds_that_of_drawn_counts():
     assert dispersion(rng.negative_binomial(mean / 2, 1 / 3), mean) == pytest.approx(3, rel=0.05)
 
 
+def test_a_forecast_counts_once_in_the_dispersion_however_rare_its_item():
+    y, mean = [2.0, 2, 2, 2, 20], [2.0, 2, 2, 2, 2]
+    few = dispersion(y, mean, list("aaaab"), strength=1)["b"]
+    assert few == pytest.approx((162 + 81) / 2)  # its own, and the median of 0 and 162
+
+
 def test_each_item_has_its_own_dispersion_and_leans_on_the_others():
     rng = np.random.default_rng(0)
     items, mean = np.repeat(list("abc"), 400), np.full(1200, 8.0)
@@ -288,19 +319,31 @@ def test_each_item_has_its_own_dispersion_and_leans_on_the_others():
     )
 
 
+def test_a_launch_matches_its_sales_by_item():
+    prior, sold = pd.Series({"a": 4.0, "b": 4.0}), pd.Series({"b": 9, "a": 0})
+    told = launch_quantiles(prior, 1.0, sold, 1.0, 1.0, [0.5])
+    assert told.equals(launch_quantiles(prior, 1.0, [0, 9], 1.0, 1.0, [0.5]))
+    assert told.loc["b", "mean"] > told.loc["a", "mean"]
+
+
 # ---- orders
 
 
-orders = st.fixed_dictionaries(
-    {
-        "stock": st.lists(st.integers(-5, 30), min_size=4, max_size=4),
-        "coming": st.lists(st.integers(0, 10), min_size=4, max_size=4),
-        "shortage": st.floats(0.1, 20),
-        "holding": st.floats(0.01, 5),
-        "lot": st.floats(0, 10),
-        "pack": st.integers(1, 12),
+@st.composite
+def orders(draw, least=LEVELS[0], most=LEVELS[-1]):
+    """Inputs of `order_quantities` for four items, with a critical ratio within the levels."""
+    ratio, holding = draw(st.floats(least, most)), draw(st.floats(0.01, 5))
+    numbers = lambda low, high: draw(st.lists(st.integers(low, high), min_size=4, max_size=4))  # noqa: E731
+    return {
+        "stock": numbers(-5, 30),
+        "coming": numbers(0, 10),
+        "shortage": holding * ratio / (1 - ratio),
+        "holding": holding,
+        "lot": draw(st.floats(0, 10)),
+        "pack": draw(st.integers(1, 12)),
     }
-)
+
+
 means = st.lists(st.floats(0, 40), min_size=4, max_size=4)
 prices = st.lists(st.floats(0.5, 90), min_size=4, max_size=4)
 
@@ -309,20 +352,48 @@ def table_of(mean):
     return count_quantiles(pd.Series(mean, list("abcd")), LEVELS, 2.0)
 
 
-@given(mean=means, how=orders)
+def at_level(how, level):
+    """The same inputs with this critical ratio."""
+    return {**how, "shortage": how["holding"] * level / (1 - level)}
+
+
+@given(mean=means, how=orders(), level=st.sampled_from(LEVELS))
 @settings(max_examples=80, deadline=None)
-def test_orders_are_whole_packs_never_negative_and_reach_the_level(mean, how):
-    table = table_of(mean)
-    order = order_quantities(table, **how)
+def test_orders_are_whole_packs_never_negative_and_reach_the_quantile(mean, how, level):
+    order = order_quantities(table_of(mean), **at_level(how, level))
     assert (order >= 0).all() and (order % how["pack"] == 0).all() and order.dtype == "int64"
-    ratio = how["shortage"] / (how["shortage"] + how["holding"])
-    level = np.array([np.interp(ratio, [0, *LEVELS], [0, *row]) for row in table.to_numpy()])
+    quantile = stats.nbinom.ppf(level, np.maximum(mean, 1e-9), 0.5)  # the variance is twice the mean
     position = np.add(how["stock"], how["coming"]) + order.to_numpy()
-    assert (position >= level - 1e-6).all()
-    assert (position[order > 0] < (level + how["lot"] + how["pack"])[order > 0] + 1e-6).all()
+    assert (position >= quantile - 1e-6).all()
+    assert (position[order > 0] < (quantile + how["lot"] + how["pack"])[order > 0] + 1e-6).all()
 
 
-@given(mean=means, how=orders, price=prices, budget=st.floats(0, 2000), more=st.floats(0, 2000))
+@given(mean=means, how=orders())
+@settings(max_examples=40, deadline=None)
+def test_between_two_levels_the_order_lies_between_those_of_both(mean, how):
+    how, table = {**how, "lot": 0}, table_of(mean)
+    k = np.searchsorted(LEVELS, how["shortage"] / (how["shortage"] + how["holding"]))
+    around = LEVELS[max(k - 1, 0)], LEVELS[min(k, len(LEVELS) - 1)]
+    low, high = (order_quantities(table, **at_level(how, level)) for level in around)
+    order = order_quantities(table, **how)
+    assert (low <= order).all() and (order <= high).all()
+
+
+@given(mean=means, how=orders(), price=prices, seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_each_number_goes_to_its_own_item_in_whatever_order(mean, how, price, seed):
+    mix = np.random.default_rng(seed).permutation(4)
+    each = {**how, "price": price, "pack": [how["pack"], 1, 2, 3]}
+    each = {name: pd.Series(np.broadcast_to(value, 4), list("abcd")) for name, value in each.items()}
+    mixed = {name: value.iloc[mix] for name, value in each.items()}
+    mixed["stock"] = pd.concat([mixed["stock"], pd.Series({"not ordered": 5})])
+    expected = order_quantities(table_of(mean), budget=300, **each)
+    assert order_quantities(table_of(mean), budget=300, **mixed).equals(expected)
+    by_id = {name: value.to_dict() for name, value in mixed.items()}
+    assert order_quantities(table_of(mean), budget=300, **by_id).equals(expected)
+
+
+@given(mean=means, how=orders(), price=prices, budget=st.floats(0, 2000), more=st.floats(0, 2000))
 @settings(max_examples=80, deadline=None)
 def test_the_budget_is_kept_and_more_money_never_orders_less(mean, how, price, budget, more):
     table = table_of(mean)
@@ -331,7 +402,7 @@ def test_the_budget_is_kept_and_more_money_never_orders_less(mean, how, price, b
     assert small @ price <= budget and (small <= large).all() and (large <= free).all()
 
 
-@given(mean=means, how=orders, factor=st.floats(1, 10), extra=st.integers(0, 20))
+@given(mean=means, how=orders(0.6, 0.9), factor=st.floats(1, 1.5), extra=st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
 def test_orders_move_the_right_way(mean, how, factor, extra):
     table, order = table_of(mean), order_quantities(table_of(mean), **how)
@@ -343,7 +414,7 @@ def test_orders_move_the_right_way(mean, how, factor, extra):
     assert (fuller <= order).all() and (wanted >= order).all()
 
 
-@given(mean=means, how=orders, out=st.sets(st.sampled_from("abcd")))
+@given(mean=means, how=orders(), out=st.sets(st.sampled_from("abcd")))
 @settings(max_examples=40, deadline=None)
 def test_no_excluded_item_is_ordered(mean, how, out):
     order = order_quantities(table_of(mean), exclude=out, **how)
@@ -365,6 +436,16 @@ def test_no_order_is_cheaper_than_the_newsvendors(seed, short, over):
     ]
     ours = order_quantities(table, shortage=short, holding=over)["a"]
     assert abs(ours - np.argmin(cost)) <= 1 and cost[ours] <= min(cost) * 1.05 + 0.05
+
+
+def test_a_quantile_policy_orders_up_to_the_quantile_of_its_forecast():
+    past = frame(np.tile([3.0, 8.0], (8, 1)))
+    policy = quantile_policy(moving_average, past, dispersion=1.0, shortage=[9.0, 3.0], holding=1.0)
+    week = np.vstack([np.zeros((6, 2)), [[3.0, 8.0]]])  # as those of the past, and nothing is sold out
+    for day in range(6):
+        assert (policy(day, np.array([5.0, 5]), np.zeros(2), week[: day + 1]) == 0).all()
+    order = policy(6, np.array([1.0, 2]), np.array([1.0, 0]), week)
+    assert np.array_equal(order, stats.poisson.ppf([0.9, 0.75], [6, 16]) - [2, 2])
 
 
 def test_the_economic_lot_costs_least():
@@ -424,12 +505,6 @@ def test_calendar_effects_find_those_that_were_drawn():
     assert (effects["low"] < effects["factor"]).all() and (effects["factor"] < effects["high"]).all()
 
 
-def test_the_curve_of_a_launch_solves_basss_equation():
-    t, p, q = np.linspace(0, 60, 6001), 0.02, 0.15
-    F = bass_curve(t, p, q)
-    assert np.allclose(np.gradient(F, t)[1:-1], ((p + q * F) * (1 - F))[1:-1], atol=1e-5)
-
-
 def test_a_launch_that_was_drawn_is_found_again():
     t = 7 * (np.arange(20) + 0.5)
     drawn = np.random.default_rng(1).poisson(300 * bass_curve(t, 0.02, 0.12))
@@ -460,6 +535,14 @@ LOG = simulate_shop(n_users=30, days=30).events
     ("call", "says"),
     [
         (lambda: order_quantities(GOOD, stock=[1, 2]), "one for each of the 4"),
+        (lambda: order_quantities(GOOD, stock={"a": 1, "b": 2, "c": 3}), "lacks 1 items, such as .'d'"),
+        (lambda: order_quantities(GOOD, coming=pd.Series([1, 2, 3, 4])), "lacks 4 items"),
+        (lambda: order_quantities(GOOD, price=pd.Series(1, list("aabcd")), budget=9), "'a' twice"),
+        (lambda: order_quantities(GOOD.set_axis(list("aacd"))), "twice"),
+        (lambda: order_quantities(GOOD, pack="six"), "one for each of the 4"),
+        (lambda: order_quantities(GOOD, shortage=199), "0.995, outside the levels 0.5 to 0.99"),
+        (lambda: order_quantities(GOOD, shortage=1, holding=2), "0.3333, outside"),
+        (lambda: order_quantities(GOOD[[0.9]], shortage=1, holding=1), "outside the levels 0.9 to 0.9"),
         (lambda: order_quantities(GOOD, stock=np.nan), "missing or infinite"),
         (lambda: order_quantities(GOOD, coming=-1), "at least 0"),
         (lambda: order_quantities(GOOD, shortage=0), "above 0"),
@@ -472,6 +555,23 @@ LOG = simulate_shop(n_users=30, days=30).events
         (lambda: order_quantities(GOOD.iloc[:, ::-1]), "rise between"),
         (lambda: count_quantiles(pd.Series([np.nan]), [0.5]), "at least 0"),
         (lambda: count_quantiles(pd.Series([1.0]), [0, 0.5]), "between 0 and 1"),
+        (lambda: count_quantiles(pd.Series({"a": 1.0}), [0.5], pd.Series({"b": 2.0})), "dispersion lacks"),
+        (lambda: count_quantiles(pd.Series([1.0]), [0.5], np.nan), "missing"),
+        (lambda: launch_quantiles(pd.Series([4.0]), 1, 0, 0, 1, [5.0]), "between 0 and 1"),
+        (lambda: launch_quantiles(pd.Series([4.0]), 1, -5, 0, 1, [0.5]), "0 or more"),
+        (lambda: launch_quantiles(pd.Series({"a": 4.0}), 1, {"b": 1}, 0, 1, [0.5]), "lacks"),
+        (lambda: fit_bass([1, 2, np.nan, 4]), "numbers"),
+        (lambda: croston(frame([1, 2]), 1, alpha=5), "above 0 and up to 1"),
+        (lambda: tsb(frame([1, 2]), 1, beta=0), "above 0 and up to 1"),
+        (lambda: economic_lot(-1, 2, 1), "at least 0"),
+        (lambda: economic_lot(1, 2, 0), "above 0"),
+        (lambda: lag_table({"d": frame(np.ones(40))}, np.array([25, 30])), "origin 25"),
+        (lambda: reconcile(pd.DataFrame([[1.0]], columns=["a"]), sum_matrix(pd.Series({"a": "x"}))), "lack"),
+        (lambda: forecast_report(LOG, "x.html", shortage=0), "above 0"),
+        (lambda: forecast_report(LOG, "x.html", holding=0), "above 0"),
+        (lambda: forecast_report(LOG, "x.html", shortage=np.inf), "above 0"),
+        (lambda: forecast_report(LOG, "x.html", origins=1, horizon=1), "at least 2"),
+        (lambda: forecast_report(LOG, "x.html", stock=pd.Series({1: np.nan})), "write 0"),
         (lambda: backtest({}, frame(np.ones(5)), 4, 6), "need more"),
         (lambda: backtest({"m": lambda h, n: h.iloc[-n:] * np.nan}, frame(np.ones(9)), 1, 1), "none"),
         (lambda: reconcile(pd.DataFrame([[1.0] * 3], columns=["total", "a", "b"]),
@@ -509,3 +609,52 @@ def test_the_report_does_without_views_and_with_a_short_log(shop, tmp_path):
     log = shop.events[(shop.events["behavior"] == BUY) & (shop.events["timestamp"] < "2024-06-01")]
     told = forecast_report(log, tmp_path / "a.html", items=3, origins=3)
     assert len(told) == 3 and CART not in set(log["behavior"])
+
+
+def test_the_report_chooses_by_the_loss_of_the_order_not_by_wape():
+    demand = frame(np.random.default_rng(0).poisson(np.tile([0.3, 0.4, 0.5, 0.6], (60, 1))))
+    low = lambda history, horizon: 0.2 * moving_average(history, horizon)  # noqa: E731
+    scores = inventory._contest({"fair": moving_average, "too low": low}, demand, 1, 30, 0.9)[1]
+    assert scores["wape"].idxmin() == "too low" and scores["pinball"].idxmin() == "fair"
+
+
+def test_the_quantiles_of_the_contest_know_only_the_errors_of_earlier_origins(demand):
+    sums = horizon_sums(backtest({"m": moving_average}, demand, 2, 4), "m")
+    last, first = sums.copy(), sums.copy()
+    when = sums.index.get_level_values("cutoff")
+    last["y"] += 8 * (when == when.max())
+    first["y"] += 8 * (when == when.min())
+    before, unmoved, moved = (inventory._ordered(table, "m", 0.9) for table in (sums, last, first))
+    assert before.equals(unmoved) and (moved >= before).all() and (moved > before).mean() > 0.5
+
+
+def test_the_direct_quantiles_of_the_report_rise_with_their_level(demand):
+    models = {"boosting": LagForecaster(trees=30)}
+    said = models["boosting"](demand, 2)
+    told = inventory._horizon_quantiles(inventory._DIRECT, models, None, demand, said, 0.93)
+    assert list(told) == [0.1, 0.5, 0.9, 0.93] and list(told.index) == list(demand)
+    assert (
+        (np.diff(told, axis=1) >= 0).all() and (told[0.9] > said.sum()).all() and (told % 1 == 0).all().all()
+    )
+
+
+def test_the_stock_of_the_report_is_matched_by_id_and_added_up(shop, tmp_path):
+    log = shop.events[shop.events["timestamp"] < "2024-06-01"]
+    how = {"items": 4, "origins": 3, "overwrite": True}
+    plain = forecast_report(log, tmp_path / "a.html", **how)
+    first, second = plain.index[:2]
+    stock = pd.Series([2, 1, 4], [second, first, second])
+    told = forecast_report(log, tmp_path / "a.html", stock=stock, **how)
+    assert told["stock"].to_dict() == {**dict.fromkeys(plain.index, 0), first: 1, second: 6}
+    assert (told["order"] == (plain["order"] - told["stock"]).clip(lower=0)).all()
+    path = tmp_path / "stock.csv"
+    stock.rename_axis("item_id").rename("stock").to_csv(path)
+    assert forecast_report(log, tmp_path / "a.html", stock=path, **how).equals(told)
+
+
+def test_a_log_with_a_time_zone_has_its_own_days():
+    times = pd.to_datetime(["2024-01-01 10:00", "2024-01-03 23:00", "2024-01-09 00:00"]).tz_localize(
+        "Asia/Tokyo"
+    )
+    log = pd.DataFrame({"timestamp": times, "behavior": BUY, "item_id": "a"})
+    assert demand_series(log, every="1d", start="2024-01-03").iloc[:, 0].tolist() == [1, 0, 0, 0, 0, 0, 1]
