@@ -204,14 +204,13 @@ def repeats(log: pd.DataFrame, weeks: int, resamples: int, seed: int) -> dict:
 def told_and_came(told: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """Means by the chance told; customers are drawn whole for the interval."""
     rows = []
-    for part, inside in told.groupby(
-        pd.cut(told["chance"], [0, 0.02, 0.05, 0.1, 0.2, 0.4, 1]), observed=True
-    ):
+    tops = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 1])
+    for top, inside in told.groupby(tops[np.searchsorted(tops, told["chance"])]):
         _, low, high = bootstrap_interval(
             np.mean, inside["came"], groups=inside["user_id"], n_resamples=min(resamples, 300), seed=seed
         )
         came = f"{inside['came'].mean():.1%} ({low:.1%} to {high:.1%})"
-        rows.append([str(part), len(inside), f"{inside['chance'].mean():.1%}", came])
+        rows.append([f"up to {top:.0%}", len(inside), f"{inside['chance'].mean():.1%}", came])
     return pd.DataFrame(rows, columns=["chance", "pairs", "told", "came"])
 
 
