@@ -10,21 +10,26 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import linprog
 from scipy.special import gammaln
-from sklearn.dummy import DummyClassifier
+from sklearn.base import BaseEstimator, ClassifierMixin
 from statsmodels.duration.api import SurvfuncRight
 
 from seqbook.applications.churn import (
     BGNBD,
+    GROWING,
+    REWARDS,
     DiscreteSurvival,
     GammaGamma,
     ParetoNBD,
     alert_list,
+    arm_chances,
     change_points,
     churn_report,
     customer_table,
     draw_value,
     drift_table,
     hazard_rows,
+    offer_values,
+    play_pilots,
     psi,
     reasons,
     return_times,
@@ -106,6 +111,24 @@ def test_expected_purchases_are_the_mean_of_the_draws(model, customers):
     error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(axis=0) - fitted.expected(some, 6)) < 5 * error + 1e-9).all()
     assert (draws >= 0).all() and np.issubdtype(draws.dtype, np.integer)
+
+
+@pytest.mark.parametrize("model", [BGNBD, ParetoNBD])
+def test_what_those_still_there_buy_does_not_depend_on_their_silence(model, customers):
+    fitted, some = model().fit(customers), customers.head(40)
+    there = fitted.expected(some, 6, there=True)
+    assert np.allclose(fitted.p_alive(some) * there, fitted.expected(some, 6))
+    silent = some.assign(recency=some["recency"] / 2)
+    assert np.allclose(fitted.expected(silent, 6, there=True), there)
+
+
+def test_the_expectation_of_the_bgnbd_goes_through_its_gap_at_1(customers):
+    model = BGNBD().fit(customers)
+    found = []
+    for a in (0.999, 1.0, 1.001):
+        model.params_["a"] = a
+        found.append(model.expected(customers, 5))
+    assert np.allclose(found[1], (found[0] + found[2]) / 2, rtol=2e-3)
 
 
 @pytest.mark.parametrize("model", [BGNBD, ParetoNBD])
@@ -206,21 +229,26 @@ def test_each_spell_is_at_risk_until_it_ends_or_is_censored(spells):
         assert list(zip(mine["interval"], mine["returned"], strict=True)) == expected
 
 
-def test_without_features_discrete_survival_is_kaplan_meier_of_whole_intervals():
-    """One interval at a time, a model that learns nothing but the share gives the shares at risk."""
+class ByInterval(ClassifierMixin, BaseEstimator):
+    """Learns the share of ones in each interval, and nothing else."""
+
+    def fit(self, X, y):
+        self.classes_ = np.array([0, 1])
+        self.share_ = pd.Series(y).groupby(X["interval"].to_numpy()).mean()
+        return self
+
+    def predict_proba(self, X):
+        share = self.share_[X["interval"]].to_numpy()
+        return np.column_stack([1 - share, share])
+
+
+def test_without_features_discrete_survival_is_kaplan_meier_at_its_edges():
     rng = np.random.default_rng(0)
     times = pd.DataFrame({"days": rng.integers(1, 5, 400) - 0.5, "returned": True})
     X = pd.DataFrame({"one": np.ones(400)})
-    km = SurvfuncRight(times["days"], times["returned"]).surv_prob
-    found = []
-    for k in range(1, 4):
-        at_risk = times["days"] > k - 1
-        model = DiscreteSurvival(DummyClassifier(), edges=(0, 1)).fit(
-            X[at_risk].reset_index(drop=True),
-            (times[at_risk] - [k - 1, 0]).assign(returned=True).reset_index(drop=True),
-        )
-        found.append(model.survival(X.head(1))[0, 0])
-    assert np.allclose(np.cumprod(found), km[:3])
+    found = DiscreteSurvival(ByInterval(), edges=(0, 1, 2, 3)).fit(X, times).survival(X.head(2))
+    km = SurvfuncRight(times["days"], times["returned"]).surv_prob[:3]
+    assert np.allclose(found, [km, km])
 
 
 # Decisions
@@ -286,6 +314,45 @@ def test_without_a_limit_each_gets_the_best_and_dearer_offers_are_made_less(camp
     assert np.allclose(plan["gain"], np.maximum((benefit - cost).max(axis=1), 0))
     assert plan.attrs["price"] == 0
     assert not (dearer["offer"].notna() & plan["offer"].isna()).any()
+
+
+@given(campaigns(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_names_decide_and_not_the_order(campaign, random):
+    benefit, cost, budget = campaign
+    customers, offers = (
+        [f"{kind}{i}" for i in range(n)] for kind, n in zip("co", benefit.shape, strict=True)
+    )
+    benefit, cost = (pd.DataFrame(table, customers, offers) for table in (benefit, cost))
+    allowed = pd.Series([random.random() < 0.7 for _ in customers], customers)
+    plan = win_back(benefit, cost, budget, allowed)
+    rows, columns = random.sample(customers, len(customers)), random.sample(offers, len(offers))
+    shuffled = win_back(benefit, cost.loc[rows, columns], budget, allowed[rows])
+    pd.testing.assert_frame_equal(plan, shuffled)
+    assert plan.loc[~allowed, "offer"].isna().all()
+    price = cost.iloc[0]
+    one, other = (win_back(benefit, each, budget) for each in (price, price[columns]))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_nobody_is_in_two_pilots_and_arms_differ_by_lot_alone():
+    shop = simulate_shop(n_users=900, days=120, seed=2)
+    asked = Churn("7d", active_within="30d").examples(shop.events, ["2024-02-01", CUTOFF])
+    rows, pilot = play_pilots(shop, asked, REWARDS, later="14d", seed=3)
+    assert pd.Index(rows.ids).is_unique and len(rows) == len(pilot)
+    assert len(set(rows.cutoff)) == 2 and set(pilot["arm"]) == {0, 1, 2, 3}
+    assert pilot["arm"].value_counts(normalize=True).between(0.15, 0.35).all()
+    assert (pilot.loc[pilot["arm"] == 0, "cost"] == 0).all() and (
+        pilot.loc[pilot["arm"] > 0, "cost"] > 0
+    ).all()
+    again = play_pilots(shop, asked[::-1], REWARDS, later="14d", seed=3)
+    mine = pilot.set_axis(rows.ids).sort_index()
+    pd.testing.assert_frame_equal(mine, again[1].set_axis(again[0].ids).sort_index())
+    x = pd.DataFrame({"one": np.random.default_rng(0).normal(size=len(pilot))})
+    benefit, cost = offer_values(x, pilot, x.head(5), REWARDS, margin=0.3)
+    assert benefit.shape == cost.shape == (5, 3) and (cost > 0).all().all()
+    with pytest.raises(LogError, match="row by row"):
+        arm_chances(x.head(9), pilot, x)
 
 
 def test_equal_customers_share_a_budget_to_the_last_coin():
@@ -356,6 +423,9 @@ def test_drift_is_named_where_it_is():
     table = drift_table(before, after)
     assert table.index[0] == "b" and table["verdict"].to_dict() == {"b": "drift", "a": "quiet", "c": "quiet"}
     assert table.loc["b", "p_value"] < 1e-6 < table.loc["a", "p_value"]
+    names = {"a": "buy_count_all", "b": "event_tenure"}
+    grown = drift_table(before.rename(columns=names), after.rename(columns=names), without=GROWING)
+    assert grown.index.tolist() == ["c"]
 
 
 def test_a_step_in_a_stream_is_found_soon_after_it_and_not_before():
@@ -371,6 +441,8 @@ def test_alerts_are_in_the_order_of_the_money_at_stake():
     found = alert_list(risk, pd.Series({"a": 1.0, "b": 10.0, "c": 100.0}), least=0.3)
     assert found.index.tolist() == ["b", "a"] and found["at_stake"].tolist() == [5.0, 0.9]
     assert alert_list(risk, pd.Series({"a": 1.0}), most=0).empty
+    why = pd.Series({"d": "of d", "c": "of c", "b": "of b", "a": "of a"})
+    assert alert_list(risk, pd.Series({"b": 1.0}), why)["why"].tolist() == ["of b"]
 
 
 def test_reasons_name_the_feature_that_decides():
@@ -378,7 +450,16 @@ def test_reasons_name_the_feature_that_decides():
     X = pd.DataFrame({"noise": rng.normal(size=2000), "silence": rng.normal(size=2000)})
     model = make_classifier("lightgbm", n_estimators=30).fit(X, (X["silence"] > 0).astype(int))
     high, low = (reasons(model, pd.DataFrame({"noise": [0.0], "silence": [s]}), k=1)[0] for s in (2.0, -2.0))
-    assert high == "silence 2" and not low.startswith("silence")
+    assert re.fullmatch(r"silence 2 \(usually 2; \+\d\.\d\)", high)
+    assert not low.startswith("silence")
+
+
+def test_reasons_count_long_times_in_days():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"event_recency": rng.uniform(0, 500, 2000)})
+    model = make_classifier("lightgbm", n_estimators=30).fit(X, (X["event_recency"] > 240).astype(int))
+    X.loc[0, "event_recency"] = 480.0
+    assert reasons(model, X)[0].startswith("event_recency 20 days (usually 10.")
 
 
 # The report
@@ -392,6 +473,7 @@ def test_the_report_is_one_page_that_fetches_nothing_and_comes_out_the_same(log,
     assert len(found) == 7 and found["at_stake"].is_monotonic_decreasing
     for word in ("Alerts", "Segments", "Calibration", "Inputs now against the training", str(found.index[0])):
         assert word in page
+    assert "event_tenure</td>" not in page.split("Inputs now against the training")[1]
     assert not re.search(r"(src|href)=[\"']?https?:", page)
     with pytest.raises(ReportExistsError):
         churn_report(log, tmp_path / "one.html", horizon="14d")
@@ -423,7 +505,34 @@ def test_a_log_without_money_has_alerts_by_risk(log, lacking, tmp_path):
         (lambda log, out: win_back([[1.0, np.nan]], 1.0), "finite"),
         (lambda log, out: win_back([[1.0], [2.0]], 1.0, allowed=[True]), "do not fit"),
         (lambda log, out: win_back([["a"]], 1.0), "do not fit"),
+        (lambda log, out: win_back([[1.0]], 1.0, budget="5"), "budget is '5'"),
+        (lambda log, out: win_back(pd.DataFrame([[1.0]] * 2, list("aa")), 1.0), "names 'a' twice"),
+        (lambda log, out: win_back(pd.DataFrame({"x": [1.0]}), pd.Series({"y": 1.0})), "says nothing of"),
+        (
+            lambda log, out: win_back([[1.0]] * 2, 1.0, allowed=pd.Series({0: True, 2: True})),
+            "says nothing of",
+        ),
+        (lambda log, out: win_back([[1.0]], 1.0, allowed=["no"]), "do not fit"),
         (lambda log, out: tier_chances(np.ones((2, 2)), [5, 1]), "rising"),
+        (lambda log, out: tier_chances(np.ones(2), [1, 5]), "finite table"),
+        (lambda log, out: rfm_segments(customer_table(log, CUTOFF).drop(columns="amount")), "lacks"),
+        (lambda log, out: GammaGamma().fit(customer_table(log, CUTOFF).drop(columns="amount")), "lacks"),
+        (
+            lambda log, out: BGNBD().fit(customer_table(log, CUTOFF)).draw(customer_table(log, CUTOFF), 5, 0),
+            "n is 0",
+        ),
+        (
+            lambda log, out: DiscreteSurvival(ByInterval()).fit(
+                pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame({"days": [1.0], "returned": [True]})
+            ),
+            "2 rows, times 1",
+        ),
+        (lambda log, out: psi([1.0], [1.0], bins=1), "at least 2"),
+        (lambda log, out: change_points([1.0], delta=2), "delta is 2"),
+        (lambda log, out: alert_list(pd.Series([0.5]), pd.Series([-1.0])), "negative"),
+        (lambda log, out: alert_list(pd.Series([0.5]), pd.Series([1.0]), ["a", "b"]), "2 texts"),
+        (lambda log, out: draw_value(None, None, None, t=5, margin=30), "not percent"),
+        (lambda log, out: alert_list(pd.Series([0.5]), pd.Series([1.0, 2.0], [0, 0])), "names 0 twice"),
         (lambda log, out: drift_table(pd.DataFrame({"a": [1.0]}), pd.DataFrame({"b": [1.0]})), "lacks"),
         (lambda log, out: change_points([np.inf]), "infinite"),
         (lambda log, out: alert_list(pd.Series([np.nan]), pd.Series([1.0])), "outside 0 to 1"),
