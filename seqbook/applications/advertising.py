@@ -19,14 +19,16 @@ import pandas as pd
 from fastcore.basics import patch
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
+from scipy.stats import t as student
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import cross_val_predict
 from sklearn.utils.validation import check_is_fitted
 
+from .recommendation import compare_arms
 from ..data.events import LogError
 from ..data.sequences import import_keras
 from ..data.tasks import hash_ids
-from ..evaluation.uncertainty import Interval, bootstrap_interval
+from ..evaluation.uncertainty import Interval
 
 # %% ../../nbs/applications/02_advertising.ipynb #3aca0efb
 def hash_codes(
@@ -36,7 +38,8 @@ def hash_codes(
 ) -> np.ndarray:  # (rows, columns and crosses) int32
     """A code from 1 to size - 1 for each value, by hash: nothing is fitted, new values have codes too
 
-    Weinberger et al. (2009). Values are told apart by their text and their column."""
+    Weinberger et al. (2009). Values are told apart by their text and their column. LogError for crosses of
+    columns that there are not."""
     if size < 2 or not len(table.columns):
         raise LogError(f"size is {size}, columns {list(table)}; give at least 2 codes and one column")
     if unknown := {name for pair in crosses for name in pair} - set(table):
@@ -55,10 +58,24 @@ def one_hot(
     codes,  # of `hash_codes`
     size: int,  # the same as there
 ) -> csr_matrix:  # (rows, size)
-    "A sparse matrix that counts each code of a row."
-    n, width = np.shape(codes)
+    "A sparse matrix that counts each code of a row. LogError for codes that are not from 0 to size - 1."
+    codes = _codes(codes, size)
+    n, width = codes.shape
     ones = np.ones(n * width, "float32")
-    return csr_matrix((ones, np.ravel(codes), np.arange(0, n * width + 1, width)), (n, size))
+    return csr_matrix((ones, codes.ravel(), np.arange(0, n * width + 1, width)), (n, size))
+
+
+def _codes(codes, size, form="(n, columns)"):
+    "Codes as an array of this form; LogError for what is none"
+    try:
+        codes = np.asarray(codes)
+    except ValueError:  # rows of several lengths
+        codes = np.empty(0, object)
+    if codes.dtype.kind not in "iu" or codes.ndim != form.count(",") + 1:
+        raise LogError(f"codes are {codes.dtype}, {codes.shape}; give whole numbers of the form {form}")
+    if max(codes.max(initial=0), 0) >= size or codes.min(initial=0) < 0:
+        raise LogError(f"codes must lie from 0 to {size - 1}; hash with the same size")
+    return codes
 
 # %% ../../nbs/applications/02_advertising.ipynb #bdea3bd1
 PARTS = ("linear", "pairs", "deep", "history")
@@ -116,7 +133,7 @@ def click_network(
     units: int = 32,
     penalty: float = 1e-5,  # on the squares of what belongs to a code
 ):  # keras.Model from [codes, history] to probabilities (batch, 1)
-    "A factorisation machine, DeepFM or DIN, by its parts."
+    "A factorisation machine, DeepFM or a DIN-like network, by its parts."
     keras = import_keras()
     codes, events = (keras.Input(shape, dtype="int32") for shape in ((columns,), history))
     table = _table(size, dim, penalty, 0.05)
@@ -138,7 +155,7 @@ class ClickNetwork(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        parts=PARTS,  # ('linear', 'pairs') is a factorisation machine; with 'deep' DeepFM; with all DIN
+        parts=PARTS,  # ('linear', 'pairs') is a factorisation machine; with 'deep' DeepFM; with all DIN-like
         size: int = 2**16,  # of the codes
         dim: int = 8,
         units: int = 32,
@@ -159,12 +176,13 @@ def _inputs(self: ClickNetwork, codes, history):
         raise LogError(f"parts are {self.parts}; choose among {PARTS}, at least one")
     if history is None and "history" in self.parts:
         raise LogError("the part 'history' needs a history: codes of (n, events, codes of an event)")
-    codes = np.asarray(codes)
-    history = np.zeros((len(codes), 1, 1), int) if history is None else np.asarray(history)
-    if codes.ndim != 2 or history.ndim != 3 or len(history) != len(codes):
-        raise LogError(f"codes are {codes.shape}, history {history.shape}; give (n, columns), (n, events, k)")
-    if max(codes.max(initial=0), history.max(initial=0)) >= self.size or codes.min(initial=0) < 0:
-        raise LogError(f"codes must lie from 0 to {self.size - 1}; hash with the same size")
+    codes = _codes(codes, self.size)
+    history = np.zeros((len(codes), 1, 1), int) if history is None else history
+    history = _codes(history, self.size, "(n, events, codes)")
+    if len(history) != len(codes):
+        raise LogError(
+            f"there are {len(codes)} rows of codes and {len(history)} histories; give one for each"
+        )
     return codes.astype("int32"), history.astype("int32")
 
 
@@ -200,8 +218,12 @@ def fit(
 
 # %% ../../nbs/applications/02_advertising.ipynb #925f4ee5
 @patch
-def predict_proba(self: ClickNetwork, codes, history=None) -> np.ndarray:  # (n, 2)
-    "The chance of no click and of a click."
+def predict_proba(
+    self: ClickNetwork,
+    codes,  # (n, columns), as in `fit`
+    history=None,  # (n, events, codes), if it was fitted with one
+) -> np.ndarray:  # (n, 2)
+    "The chance of no click and of a click. LogError as in `fit`."
     check_is_fitted(self, "network_")
     inputs, ops = self._inputs(codes, history), import_keras().ops
     parts = [
@@ -214,7 +236,7 @@ def predict_proba(self: ClickNetwork, codes, history=None) -> np.ndarray:  # (n,
 
 @patch
 def predict(self: ClickNetwork, codes, history=None) -> np.ndarray:
-    "1 where a click is more likely than none."
+    "1 where a click is more likely than none, (n,)."
     return (self.predict_proba(codes, history)[:, 1] > 0.5).astype(int)
 
 # %% ../../nbs/applications/02_advertising.ipynb #179d5e88
@@ -230,9 +252,9 @@ def undo_sampling(
 
 # %% ../../nbs/applications/02_advertising.ipynb #c76a894b
 def _fit_soft(classifier, X, soft):
-    "Fit on labels between 0 and 1: each row twice, as a 1 with this weight and as a 0 with the rest"
-    rows = np.concatenate([np.arange(len(soft)), np.flatnonzero(soft < 1)])
-    labels = (np.arange(len(rows)) < len(soft)).astype(int)
+    "Fit on labels between 0 and 1: each row as a 1 with this weight and as a 0 with the rest, if above 0"
+    ones, zeros = np.flatnonzero(soft > 0), np.flatnonzero(soft < 1)
+    rows, labels = np.concatenate([ones, zeros]), np.repeat([1, 0], [len(ones), len(zeros)])
     weight = np.where(labels, soft[rows], 1 - soft[rows])
     X = X.iloc if hasattr(X, "iloc") else X
     return clone(classifier).fit(X[rows], labels, sample_weight=weight)
@@ -241,44 +263,62 @@ def _fit_soft(classifier, X, soft):
 class DelayedClassifier(ClassifierMixin, BaseEstimator):
     """Chances of what comes late, from examples that have waited for different times
 
-    Chapelle (2014) with one exponential delay, by the EM algorithm."""
+    Chapelle (2014) by the EM algorithm, with one exponential delay for all: a delay that depends on what is
+    bought would bend the chances. `delay_` is its mean, `rounds_` how many rounds it took."""
 
     def __init__(
         self,
         classifier,  # takes sample_weight
-        rounds: int = 10,
+        rounds: int = 50,  # at most
+        tolerance: float = 1e-3,  # stop when the mean delay changes by less than this share
     ):
-        self.classifier, self.rounds = classifier, rounds
-
-    def fit(
-        self,
-        X,
-        delay,  # from the example to what came; NaN where it has not come (yet)
-        waited,  # from the example to now, in the same unit, above 0
-    ):
-        "Fit the classifier, and the mean delay (`delay_`)."
-        delay, waited = np.asarray(delay, float), np.asarray(waited, float)
-        came = ~np.isnan(delay)
-        if not (waited > 0).all() or (delay[came] > waited[came]).any() or not 0 < came.mean() < 1:
-            raise LogError("waited must be above 0 and at least the delay; some must have come, some not")
-        self.delay_, soft = delay[came].mean(), came.astype(float)
-        for _ in range(self.rounds):
-            self.classifier_ = _fit_soft(self.classifier, X, soft)
-            never, comes = self.predict_proba(X).T
-            late = comes * np.exp(-waited / self.delay_)
-            soft = np.where(came, 1, late / np.maximum(never + late, 1e-300))
-            self.delay_ = (delay[came].sum() + (soft * waited)[~came].sum()) / came.sum()
-        self.classes_ = np.array([0, 1])
-        return self
+        self.classifier, self.rounds, self.tolerance = classifier, rounds, tolerance
 
     def predict_proba(self, X) -> np.ndarray:  # (n, 2)
         "The chance that it never comes, and that it comes, however late."
         check_is_fitted(self, "classifier_")
         return self.classifier_.predict_proba(X)
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X) -> np.ndarray:  # (n,)
         "1 where it is more likely to come than not."
         return (self.predict_proba(X)[:, 1] > 0.5).astype(int)
+
+# %% ../../nbs/applications/02_advertising.ipynb #ad90d939
+@patch
+def fit(  # noqa: F811
+    self: DelayedClassifier,
+    X,  # (n, columns): table, array or sparse matrix
+    delay,  # (n,): from the example to what came; NaN where it has not come (yet)
+    waited,  # (n,): from the example to now, in the same unit, above 0
+):
+    "Fit the classifier, and the mean delay (`delay_`)."
+    delay, waited = self._times(X, delay, waited)
+    came, n_came = ~np.isnan(delay), (~np.isnan(delay)).sum()
+    self.delay_, soft, self.classes_ = delay[came].mean(), came.astype(float), np.array([0, 1])
+    for round_ in range(self.rounds):
+        self.rounds_ = round_ + 1
+        self.classifier_ = _fit_soft(self.classifier, X, soft)
+        never, comes = self.predict_proba(X).T
+        late = comes * np.exp(-waited / self.delay_)
+        soft = np.where(came, 1, late / np.maximum(never + late, 1e-300))
+        before, self.delay_ = self.delay_, (delay[came].sum() + (soft * waited)[~came].sum()) / n_came
+        if abs(self.delay_ - before) < self.tolerance * before:
+            break
+    return self
+
+# %% ../../nbs/applications/02_advertising.ipynb #b16efb99
+@patch
+def _times(self: DelayedClassifier, X, delay, waited):
+    "Delays and waits as arrays; LogError for what nothing can be learned from"
+    delay, waited = np.asarray(delay, float), np.asarray(waited, float)
+    if self.rounds < 1 or not delay.shape == waited.shape == (X.shape[0],):
+        raise LogError(f"give at least one round, and a delay and a wait for each of {X.shape[0]} rows")
+    came = ~np.isnan(delay)
+    if not (waited > 0).all() or (delay[came] > waited[came]).any() or not 0 < came.mean() < 1:
+        raise LogError("waited must be above 0 and at least the delay; some must have come, some not")
+    if (delay[came] < 0).any() or not delay[came].any():
+        raise LogError("delays must be at least 0, and not all 0; give them in hours or days, not rounded")
+    return delay, waited
 
 # %% ../../nbs/applications/02_advertising.ipynb #139ded49
 LEARNERS = ("s", "t", "x", "forest")
@@ -298,38 +338,43 @@ class UpliftLearner(BaseEstimator):
     ):
         self.learner, self.regressor, self.seed = learner, regressor, seed
 
-    def fit(
-        self,
-        X,  # table or array, known before the treatment
-        treated,  # Boolean
-        outcome,  # a number: bought or not, spend, profit
-    ):
-        "Fit on a pilot in which the chance to be treated was the same for all."
-        X, treated, outcome = _pilot(X, treated, outcome)
-        if self.learner not in LEARNERS:
-            raise LogError(f"learner is {self.learner!r}; choose one of {LEARNERS}")
-        model = _small_trees(self.seed) if self.regressor is None else self.regressor
-        self.models_ = _LEARN[self.learner](model, X, treated, outcome, self.seed)
-        self.share_ = treated.mean()
-        return self
+# %% ../../nbs/applications/02_advertising.ipynb #ecf1a186
+@patch
+def fit(  # noqa: F811
+    self: UpliftLearner,
+    X,  # (n, columns) numbers, known before the treatment; NaN only if the regressor takes it
+    treated,  # (n,) Boolean
+    outcome,  # (n,) a number: bought or not, spend, profit
+):
+    "Fit on a pilot in which the chance to be treated was the same for all."
+    X, treated, outcome = _pilot(X, treated, outcome)
+    if self.learner not in LEARNERS:
+        raise LogError(f"learner is {self.learner!r}; choose one of {LEARNERS}")
+    model = _small_trees(self.seed) if self.regressor is None else self.regressor
+    self.models_ = _LEARN[self.learner](model, X, treated, outcome, self.seed)
+    self.share_ = treated.mean()
+    return self
 
-    def predict(self, X) -> np.ndarray:  # in the unit of the outcome
-        "The expected effect of the treatment."
-        check_is_fitted(self, "models_")
-        X = np.asarray(X, float)
-        if self.learner == "s":
-            return _with(self.models_[0], X, 1) - _with(self.models_[0], X, 0)
-        said = [np.ravel(model.predict(X)) for model in self.models_]
-        if self.learner == "forest":
-            return said[0]
-        return (
-            said[1] - said[0] if self.learner == "t" else self.share_ * said[0] + (1 - self.share_) * said[1]
-        )
+# %% ../../nbs/applications/02_advertising.ipynb #31904a94
+@patch
+def predict(  # noqa: F811
+    self: UpliftLearner,
+    X,  # (n, columns), as in `fit`
+) -> np.ndarray:  # (n,), in the unit of the outcome
+    "The expected effect of the treatment."
+    check_is_fitted(self, "models_")
+    X = _numbers(X)
+    if self.learner == "s":
+        return _with(self.models_[0], X, 1) - _with(self.models_[0], X, 0)
+    said = [np.ravel(model.predict(X)) for model in self.models_]
+    if self.learner == "forest":
+        return said[0]
+    return said[1] - said[0] if self.learner == "t" else self.share_ * said[0] + (1 - self.share_) * said[1]
 
 # %% ../../nbs/applications/02_advertising.ipynb #9d145a17
 def _pilot(X, treated, outcome):
     "Arrays of a pilot; LogError for what nothing can be learned from"
-    X, treated, outcome = np.asarray(X, float), np.asarray(treated), np.asarray(outcome, float)
+    X, treated, outcome = _numbers(X), np.asarray(treated), _numbers(outcome)
     if not len(X) == len(treated) == len(outcome) or not np.isfinite(outcome).all():
         raise LogError("give as many rows, treatments and outcomes, without missing outcomes")
     if not np.isin(treated, (0, 1)).all() or not 0 < treated.mean() < 1:
@@ -339,6 +384,16 @@ def _pilot(X, treated, outcome):
     return X, treated.astype(bool), outcome
 
 
+def _numbers(X):
+    "As an array of numbers; LogError for text"
+    try:
+        return np.asarray(X, float)
+    except (TypeError, ValueError):
+        raise LogError(
+            "text cannot be learned from; give numbers, such as counts or columns of 0 and 1"
+        ) from None
+
+# %% ../../nbs/applications/02_advertising.ipynb #47c10b0b
 def _small_trees(seed):
     from lightgbm import LGBMRegressor
 
@@ -381,9 +436,9 @@ _LEARN = {"s": _learn_s, "t": _learn_t, "x": _learn_x, "forest": _learn_forest}
 
 # %% ../../nbs/applications/02_advertising.ipynb #59733203
 def uplift_curve(
-    outcome,  # of a randomised campaign
-    treated,  # Boolean
-    score,  # who is first: the highest; equal scores go together
+    outcome,  # (n,) of a randomised campaign
+    treated,  # (n,) Boolean
+    score,  # (n,) who is first: the highest; equal scores go together
 ) -> pd.DataFrame:  # share (of the shoppers), qini, uplift (both a shopper, in the unit of the outcome)
     "What it gains to treat the first of a list: the curves of Qini (Radcliffe 2007) and of uplift."
     score, treated, outcome = _pilot(score, treated, outcome)
@@ -399,9 +454,11 @@ def uplift_curve(
     curve = {"share": (ends + 1) / n, "qini": qini / n, "uplift": uplift / n}
     return pd.DataFrame({name: np.append(0, part) for name, part in curve.items()})
 
-
+# %% ../../nbs/applications/02_advertising.ipynb #8e805cae
 def uplift_areas(outcome, treated, score) -> dict:
-    "'qini' and 'auuc': areas between the curves of `uplift_curve` and the straight lines to their ends."
+    """'qini' and 'auuc': areas between the curves of `uplift_curve` and the straight lines to their ends
+
+    Outcome for one shopper; a random order has 0. Some call the whole area under the curve AUUC."""
     curve = uplift_curve(outcome, treated, score)
     names = {"qini": "qini", "auuc": "uplift"}
     return {
@@ -423,42 +480,81 @@ class LinearBandit:
         arms: int,
         columns: int,  # of the context; give a column of ones for the constant
         way: str = "thompson",  # a key of `EXPLORE`
-        explore: float | None = None,  # epsilon, or c; of `EXPLORE` if not given
-        ridge: float = 1.0,
+        explore: float | None = None,  # epsilon, or c in the unit of the rewards; of `EXPLORE` if not given
+        ridge: float = 1.0,  # above 0
         seed: int = 0,
     ):
-        if way not in EXPLORE or arms < 2:
+        if way not in EXPLORE or arms != int(arms) or arms < 2:
             raise LogError(f"way is {way!r}, arms {arms}; choose one of {list(EXPLORE)} and at least 2 arms")
         self.way, self.explore = way, EXPLORE[way] if explore is None else explore
+        if columns != int(columns) or columns < 1 or not ridge > 0 or not self.explore >= 0:
+            raise LogError(
+                f"columns {columns}, ridge {ridge}, explore {self.explore}; give 1, above 0, 0 or more"
+            )
         self.A, self.b = np.tile(ridge * np.eye(columns), (arms, 1, 1)), np.zeros((arms, columns))
         self.rng = np.random.default_rng(seed)
 
-    def choose(self, x) -> np.ndarray:  # an arm for each row
-        "The arm to show for each context (n, columns)."
-        x, inverse = np.atleast_2d(x), np.linalg.inv(self.A)
-        score = x @ np.einsum("aij,aj->ia", inverse, self.b)
-        if self.way == "epsilon":
-            blind = self.rng.random(len(x)) < self.explore
-            return np.where(blind, self.rng.integers(len(self.b), size=len(x)), score.argmax(axis=1))
-        doubt = np.sqrt(np.einsum("ni,aij,nj->na", x, inverse, x, optimize=True))
-        draw = 1 if self.way == "ucb" else self.rng.standard_normal(score.shape)
-        return (score + self.explore * draw * doubt).argmax(axis=1)
+# %% ../../nbs/applications/02_advertising.ipynb #a86a22fc
+@patch
+def choose(
+    self: LinearBandit,
+    x,  # (n, columns)
+) -> np.ndarray:  # (n,), an arm for each row, from 0
+    "The arm to show for each context. Ties are broken by chance."
+    x, inverse = self._contexts(x), np.linalg.inv(self.A)
+    score = x @ np.einsum("aij,aj->ia", inverse, self.b)
+    if self.way == "epsilon":
+        blind = self.rng.random(len(x)) < self.explore
+        return np.where(blind, self.rng.integers(len(self.b), size=len(x)), self._highest(score))
+    doubt = np.sqrt(np.einsum("ni,aij,nj->na", x, inverse, x, optimize=True))
+    draw = 1 if self.way == "ucb" else self.rng.standard_normal(score.shape)
+    return self._highest(score + self.explore * draw * doubt)
 
-    def learn(self, x, arms, rewards):
-        "Take in what followed: contexts (n, columns), the arms shown, the rewards."
-        x, arms, rewards = np.atleast_2d(x), np.atleast_1d(arms), np.atleast_1d(np.asarray(rewards, float))
-        if not len(x) == len(arms) == len(rewards) or not np.isfinite(rewards).all():
-            raise LogError("give as many contexts, arms and rewards, without missing ones")
-        np.add.at(self.A, arms, x[:, :, None] * x[:, None])
-        np.add.at(self.b, arms, rewards[:, None] * x)
-        return self
+
+@patch
+def _highest(self: LinearBandit, score):
+    "The column of the highest score of each row"
+    ties = score == score.max(axis=1, keepdims=True)
+    return (ties * (1 - self.rng.random(score.shape))).argmax(axis=1)
+
+# %% ../../nbs/applications/02_advertising.ipynb #400ec2ad
+@patch
+def learn(
+    self: LinearBandit,
+    x,  # (n, columns): the contexts
+    arms,  # (n,): what was shown
+    rewards,  # (n,): what followed, a click or money
+):
+    "Take in what followed. LogError for arms that there are not, other columns, and missing rewards."
+    x, arms, rewards = self._contexts(x), np.atleast_1d(arms), np.atleast_1d(np.asarray(rewards, float))
+    if not len(x) == len(arms) == len(rewards) or not np.isfinite(rewards).all():
+        raise LogError("give as many contexts, arms and rewards, without missing ones")
+    if arms.dtype.kind not in "iu" or not ((arms >= 0) & (arms < len(self.b))).all():
+        raise LogError(f"arms must be whole numbers from 0 to {len(self.b) - 1}")
+    np.add.at(self.A, arms, x[:, :, None] * x[:, None])
+    np.add.at(self.b, arms, rewards[:, None] * x)
+    return self
+
+
+@patch
+def _contexts(self: LinearBandit, x):
+    "Contexts as numbers; LogError for another number of columns, or missing values"
+    x = np.atleast_2d(np.asarray(x, float))
+    if x.ndim != 2 or x.shape[1] != self.b.shape[1] or not np.isfinite(x).all():
+        raise LogError(f"x has the shape {x.shape}; give (n, {self.b.shape[1]}), without missing values")
+    return x
 
 # %% ../../nbs/applications/02_advertising.ipynb #48db3b80
 def concave_hull(
-    spend,  # money, at least 0
+    spend,  # money, at least 0, one above 0
     profit,  # money, at each spend
 ) -> tuple:  # two arrays, both from 0 on
-    "The corners of the tightest concave curve from (0, 0) that lies above the points."
+    "The corners of the tightest concave curve from (0, 0) that lies above the points. LogError for none."
+    spend, profit = np.asarray(spend, float), np.asarray(profit, float)
+    if spend.ndim != 1 or spend.shape != profit.shape or not np.isfinite([spend, profit]).all():
+        raise LogError("a curve needs finite points: as many profits as spends, without missing ones")
+    if (spend < 0).any() or not (spend > 0).any():
+        raise LogError("a curve needs spends of at least 0, and one above 0")
     hull = [(0.0, 0.0)]
     for x, y in sorted(zip(spend, profit, strict=True)):
         while len(hull) > 1 and _turns_up(*hull[-2:], (x, y)):
@@ -480,7 +576,7 @@ class Allocation(NamedTuple):
     profit: float  # expected of all together
     shadow_price: float  # money for one more unit of the budget; 0 where it is not used up
 
-
+# %% ../../nbs/applications/02_advertising.ipynb #01e5b4a6
 def allocate_budget(
     curves: dict,  # campaign -> table with the columns spend and profit, as measured or estimated
     budget: float,
@@ -498,7 +594,9 @@ def allocate_budget(
     rows = np.vstack([np.ones(len(owner)), member, -member])
     bounds = np.column_stack([np.zeros(len(width)), width])
     best = linprog(-slope, rows, [budget, *limits[1], *-limits[0]], bounds=bounds, method="highs")
-    spend = np.clip(member @ best.x, *limits)
+    if best.status != 0:
+        raise LogError(f"the programme found no shares ({best.message}); give money in units nearer to 1")
+    spend = _within(member @ best.x, *limits, budget)
     shadow = max(0.0, -float(best.ineqlin.marginals[0]))
     return Allocation(pd.Series(spend, [piece[0] for piece in pieces]), float(slope @ best.x), shadow)
 
@@ -509,12 +607,19 @@ def _pieces(name, curve):
         spend, profit = (np.asarray(curve[column], float) for column in ("spend", "profit"))
     except (KeyError, TypeError, ValueError):
         raise LogError(f"the curve of {name!r} needs numbers in the columns 'spend' and 'profit'") from None
-    if not len(spend) or not np.isfinite([spend, profit]).all() or (spend < 0).any() or not spend.max() > 0:
-        raise LogError(f"the curve of {name!r} needs finite points, spend of at least 0 and one above 0")
-    x, y = concave_hull(spend, profit)
+    try:
+        x, y = concave_hull(spend, profit)
+    except LogError as error:
+        raise LogError(f"campaign {name!r}: {error}") from None
     return np.diff(x), np.diff(y) / np.diff(x)
 
 
+def _within(spend, low, high, budget):
+    "The same spends without what the solver's rounding adds"
+    more, room = np.clip(spend, low, high) - low, budget - low.sum()
+    return low + more * min(1, room / more.sum()) if more.sum() > 0 else low
+
+# %% ../../nbs/applications/02_advertising.ipynb #d82ba842
 def _limits(pieces, budget, lowest, highest):
     "Least and most spend of each campaign, (2, campaigns)"
     names, last = [piece[0] for piece in pieces], [piece[1].sum() for piece in pieces]
@@ -537,12 +642,10 @@ def paced_bids(
     shadow_price: float = 0.0,  # where the day begins, as of `allocate_budget`
     strength: float = 2.0,  # how strongly it corrects
 ):  # function (slots of an hour, spent so far) -> bids, for `run_auctions` of one day
-    "Bids below the values, such that the budget lasts as planned."
-    plan = np.asarray(plan, float)
-    if plan.shape != (24,) or not (plan >= 0).all() or not 0 < plan.sum() < np.inf:
-        raise LogError("plan needs 24 numbers of at least 0, one an hour, and not all 0")
-    if not (budget >= 0 and shadow_price >= 0 and strength >= 0) or not (values >= 0).all():
-        raise LogError("budget, shadow_price, strength and all values must be at least 0")
+    """Bids of at most the values, such that the budget lasts as planned
+
+    In hours after the last one with a plan it bids the full values: what is left then has no other use."""
+    plan = _check_pacing(values, budget, plan, shadow_price, strength)
     to_come = np.append(plan[::-1].cumsum()[::-1], 0) / plan.sum()
 
     def bids(slots, spent):
@@ -550,20 +653,52 @@ def paced_bids(
         if left <= 0:
             return np.zeros(len(slots))
         shade = max(1.0, (1 + shadow_price) * (to_come[hour] / left) ** strength)
-        return values.loc[slots["auction_id"]].to_numpy() / shade
+        value = values.reindex(slots["auction_id"]).to_numpy()
+        if np.isnan(value).any():
+            raise LogError(
+                "some slots have no value; give values by auction_id, one for each slot of the day"
+            )
+        return value / shade
 
     return bids
+
+# %% ../../nbs/applications/02_advertising.ipynb #dc83aeee
+def _check_pacing(values, budget, plan, shadow_price, strength):
+    "The plan as an array; LogError for numbers that are none"
+    plan = np.asarray(plan, float)
+    if plan.shape != (24,) or not (plan >= 0).all() or not 0 < plan.sum() < np.inf:
+        raise LogError("plan needs 24 numbers of at least 0, one an hour, and not all 0")
+    if not (budget >= 0 and shadow_price >= 0 and strength >= 0) or not (values >= 0).all():
+        raise LogError("budget, shadow_price, strength and all values must be at least 0")
+    if not values.index.is_unique:
+        raise LogError("an auction has two values; give one for each auction_id")
+    return plan
 
 # %% ../../nbs/applications/02_advertising.ipynb #9e7c4475
 def touch_paths(
     touches: pd.DataFrame,  # with the columns user_id, timestamp, channel
     outcomes: pd.DataFrame,  # with the columns user_id, purchase, bought_at
 ) -> pd.DataFrame:  # user_id, path (a tuple of channels, in order), purchase
-    "What touched each shopper before the first purchase. Who was not touched before it has no path."
+    """What touched each shopper before the first purchase. Who was not touched before it has no path
+
+    LogError for missing columns, and for users who are not in `outcomes`, or there twice."""
+    _check_touches(touches, outcomes)
     rows = touches.merge(outcomes[["user_id", "purchase", "bought_at"]], on="user_id")
     rows = rows[~(rows["timestamp"] >= rows["bought_at"])].sort_values("timestamp", kind="stable")
     by = rows.groupby("user_id")
     return pd.DataFrame({"path": by["channel"].agg(tuple), "purchase": by["purchase"].first()}).reset_index()
+
+
+def _check_touches(touches, outcomes):
+    needed = {
+        "touches": ("user_id", "timestamp", "channel"),
+        "outcomes": ("user_id", "purchase", "bought_at"),
+    }
+    for (name, columns), table in zip(needed.items(), (touches, outcomes), strict=True):
+        if missing := [column for column in columns if column not in table]:
+            raise LogError(f"{name} has no column {missing}; it has {list(table)}")
+    if not touches["user_id"].isin(outcomes["user_id"]).all() or outcomes["user_id"].duplicated().any():
+        raise LogError("outcomes needs one row for each user that was touched")
 
 # %% ../../nbs/applications/02_advertising.ipynb #efd42640
 RULES = ("last", "first", "linear", "shapley", "removal")
@@ -573,7 +708,9 @@ def attribute(
     paths: pd.DataFrame,  # as of `touch_paths`
     rule: str = "last",  # one of `RULES`
 ) -> pd.Series:  # purchases, by channel; their sum is the number of buyers with a path
-    "Share out purchases among the channels that touched the buyers. No rule says what a channel caused."
+    """Share out purchases among the channels that touched the buyers. No rule says what a channel caused
+
+    'removal': the removal effect of a Markov chain (Anderl et al. 2016)."""
     if rule not in RULES:
         raise LogError(f"rule is {rule!r}; choose one of {RULES}")
     channels = sorted({channel for path in paths["path"] for channel in path})
@@ -632,25 +769,37 @@ def _chance_to_buy(steps, channels):
 
 # %% ../../nbs/applications/02_advertising.ipynb #ff9b7b75
 def holdout_effect(
-    outcome,  # a number for each shopper: bought or not, spend
-    held_out,  # Boolean: saw nothing, chosen by chance
-    groups=None,  # where chance chose groups, such as regions: the group of each
+    outcome,  # (n,) a number for each shopper: bought or not, spend
+    held_out,  # (n,) Boolean: saw nothing, chosen by chance
+    groups=None,  # (n,) where chance chose groups, such as regions: the group of each
     confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> Interval:  # of the outcome, for a shopper who was not held out
-    "What the advertising changes, by the difference of means; the interval by bootstrap, of whole groups."
-    held_out = np.asarray(held_out)
-    if not np.isin(held_out, (0, 1)).all() or not 0 < held_out.mean() < 1:
-        raise LogError("held_out must be True or False, with some of both")
-    held_out = held_out.astype(bool)
-    if groups is not None and pd.Series(held_out).groupby(np.asarray(groups)).nunique().max() > 1:
-        raise LogError("a group is partly held out; hold out whole groups, or leave groups out")
+    """What the advertising changes, by the difference of means
 
-    def difference(y, out):
-        return y[~out].mean() - y[out].mean() if 0 < out.mean() < 1 else np.nan
-
-    y = np.asarray(outcome, float)
-    return bootstrap_interval(
-        difference, y, held_out, groups=groups, n_resamples=n_resamples, confidence=confidence, seed=seed
+    Groups enter as wholes (a ratio of sums, Cochran 1977, chapter 6). Student's t, by the smaller arm."""
+    y, out, code = _holdout(outcome, held_out, groups)
+    size, total, away = np.bincount(code), np.bincount(code, y), np.bincount(code, out) > 0
+    mean, per_group = (
+        np.where(away, f(out), f(~out)) for f in (lambda arm: y[arm].mean(), lambda arm: arm.sum())
     )
+    count = np.where(away, away.sum(), (~away).sum())
+    each = mean + (total - size * mean) * count / per_group  # its mean over the groups is the arm's mean
+    z = student.ppf((1 + confidence) / 2, min(away.sum(), (~away).sum()) - 1)
+    return Interval(*map(float, compare_arms(each, ~away, z)))
+
+# %% ../../nbs/applications/02_advertising.ipynb #a20acfe0
+def _holdout(outcome, held_out, groups):
+    "Outcomes, who is held out, and a code of the group of each; LogError for what tells nothing"
+    y, out = _numbers(outcome), np.asarray(held_out)
+    groups = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if not y.shape == out.shape == groups.shape or not np.isfinite(y).all() or pd.isna(groups).any():
+        raise LogError("give as many outcomes, held_out and groups, without missing ones")
+    if not np.isin(out, (0, 1)).all() or not 0 < out.mean() < 1:
+        raise LogError("held_out must be True or False, with some of both")
+    code, out = pd.factorize(groups)[0], out.astype(bool)
+    arms = pd.DataFrame({"group": code, "out": out}).drop_duplicates()
+    if arms["group"].duplicated().any():
+        raise LogError("a group is partly held out; hold out whole groups, or leave groups out")
+    if arms["out"].value_counts().min() < 2:
+        raise LogError("an arm has fewer than two shoppers or groups; hold out more")
+    return y, out, code
