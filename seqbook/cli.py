@@ -511,15 +511,19 @@ def forecast(
         typer.Option(min=1, help="Periods ahead: until the order after next arrives.", rich_help_panel=_PAGE),
     ] = 2,
     origins: Annotated[
-        int, typer.Option(min=1, help="Moments of the backtest, one horizon apart.", rich_help_panel=_PAGE)
+        int, typer.Option(min=2, help="Moments of the backtest, one horizon apart.", rich_help_panel=_PAGE)
     ] = 6,
     shortage: Annotated[
         float,
-        typer.Option(min=0, help="Cost of a missing piece, as a share of its price.", rich_help_panel=_PAGE),
+        typer.Option(
+            help="Cost of a missing piece, above 0, as a share of its price.", rich_help_panel=_PAGE
+        ),
     ] = 0.3,
     holding: Annotated[
         float,
-        typer.Option(min=0, help="Cost of a piece too many, as a share of its price.", rich_help_panel=_PAGE),
+        typer.Option(
+            help="Cost of a piece too many, above 0, as a share of its price.", rich_help_panel=_PAGE
+        ),
     ] = 0.02,
     stock: Annotated[
         Path | None,
