@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from results import kept, save, show_tables
-from scipy.stats import t as student
+from results import kept, save, show_tables, spoken
 from sklearn.linear_model import LogisticRegression
 
 from seqbook.applications import advertising
@@ -26,6 +25,7 @@ from seqbook.evaluation.reports import comparison_table
 from seqbook.models.classical import make_classifier
 
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+RUNS = Path(__file__).parent / "runs" / "advertising"
 CHAPTER = Path(__file__).parents[1] / "nbs" / "applications" / "02_advertising.ipynb"
 SIZE = 2**16
 SKIPPED = {  # sections that no decision needs
@@ -111,21 +111,15 @@ def one_shop(seed: int) -> dict:
     return {"money": money, "pacing": pacing, "pilots": pilots}
 
 
-def interval(values) -> str:
-    """The mean of a few independent numbers, with Student's interval."""
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ({np.mean(values) - half:.1f} to {np.mean(values) + half:.1f})"
-
-
 def decisions(shops: list) -> pd.DataFrame:
     """Money of each decision over the shops."""
     rows = []
     for what in shops[0]["money"]:
         by = pd.DataFrame([shop["money"][what] for shop in shops])
         more = by["ours"] - by["naive"]
-        told = {policy: interval(by[policy]) for policy in by}
+        told = {policy: spoken(by[policy], 1) for policy in by}
         better = f"{(more > 0).sum()} of {len(more)} shops"
-        rows.append({"decision": what, **told, "ours - naive": interval(more), "better in": better})
+        rows.append({"decision": what, **told, "ours - naive": spoken(more, 1), "better in": better})
     return pd.DataFrame(rows)
 
 
@@ -134,7 +128,7 @@ def pacing(shops: list) -> pd.DataFrame:
     rows = []
     for kind in shops[0]["pacing"]:
         shaded, more = zip(*(shop["pacing"][kind] for shop in shops), strict=True)
-        rows.append({"day": kind, "shaded": interval(shaded), "pacing adds": interval(more)})
+        rows.append({"day": kind, "shaded": spoken(shaded, 1), "pacing adds": spoken(more, 1)})
     return pd.DataFrame(rows)
 
 
@@ -173,14 +167,14 @@ def main():
     parser.add_argument("--shops", type=int, default=4, help="simulated shops: the chapter's and others")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("benchmarks/runs"), help="folder of what is done")
+    parser.add_argument("--folder", type=Path, default=RUNS, help="where finished shops are kept")
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
     asked = parser.parse_args()
     settings = {name: getattr(asked, name) for name in ("shops", "resamples", "seed")}
     what = ("criteo", asked.resamples, asked.seed)
-    caption, rows = kept(asked.work, what, lambda: criteo(asked.data, asked.resamples, asked.seed))
+    caption, rows = kept(asked.folder, what, lambda: criteo(asked.data, asked.resamples, asked.seed))
     shops = [
-        kept(asked.work, (seed, chapter(seed)), lambda seed=seed: one_shop(seed))
+        kept(asked.folder, (seed, chapter(seed)), lambda seed=seed: one_shop(seed))
         for seed in range(8, 8 + asked.shops)
     ]
     found = {caption: pd.DataFrame(rows), **tables(shops)}

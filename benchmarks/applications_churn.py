@@ -8,7 +8,6 @@ import argparse
 import functools
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +32,12 @@ from seqbook.data.experiments import offer_truth
 from seqbook.data.features import FeatureBuilder
 from seqbook.data.tasks import Churn
 from seqbook.evaluation.metrics import compare_models, compare_regressions
+from seqbook.evaluation.reports import comparison_table
 from seqbook.evaluation.uncertainty import bootstrap_interval, coverage_table
 from seqbook.models.classical import make_classifier, make_regressor
 
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+RUNS = Path(__file__).parent / "runs" / "churn"
 START, END, WEEKS = "1997-10-01", "1998-07-01", 39
 PUBLISHED = {  # Fader, Hardie and Lee 2005, table 2; Fader and Hardie 2013 for the gamma-gamma
     "BG/NBD": {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426, "log-likelihood": -9582.4},
@@ -123,14 +124,9 @@ def quarter_counts(log: pd.DataFrame, train) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def wide(found: pd.DataFrame, metrics: dict) -> pd.DataFrame:
+def wide(found: pd.DataFrame, metrics: list) -> pd.DataFrame:
     """A comparison as a table of texts."""
-    some = found[found["metric"].isin(metrics)]
-    text = some["value"].map("{:.3f}".format) + " (" + some["low"].map("{:.3f}".format) + " to "
-    some = some.assign(
-        text=text + some["high"].map("{:.3f}".format) + ")", metric=some["metric"].map(metrics)
-    )
-    return some.pivot(index="model", columns="metric", values="text").reset_index()
+    return comparison_table(found[found["metric"].isin(metrics)]).rename_axis("model").reset_index()
 
 
 def campaign_truth(shop, ids) -> tuple:
@@ -228,7 +224,7 @@ def win_backs(options) -> tuple:
     found = []
     for shop in range(101, 101 + options.shops):
         how = shop, options.lots, options.users
-        found += kept(options.kept, how, functools.partial(campaigns, *how))
+        found += kept(options.folder, how, functools.partial(campaigns, *how))
         print(f"shop {shop} done", file=sys.stderr, flush=True)
     found = pd.DataFrame(found)
     gain, paid = (
@@ -250,15 +246,10 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA, help="folder with CDNOW_sample.txt.gz")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shops", type=int, default=8, help="simulated shops, with seeds from 101 on")
+    parser.add_argument("--shops", type=int, default=6, help="simulated shops, with seeds from 101 on")
     parser.add_argument("--lots", type=int, default=2, help="lots of the pilots in each shop")
     parser.add_argument("--users", type=int, default=18_000, help="shoppers of each shop")
-    parser.add_argument(
-        "--kept",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "seqbook-churn",
-        help="where results are kept",
-    )
+    parser.add_argument("--folder", type=Path, default=RUNS, help="where finished shops are kept")
     parser.add_argument("--save", action="store_true", help="keep the result and bring README.md up to date")
     options = parser.parse_args()
 
@@ -295,10 +286,10 @@ def main():
         "CDNOW sample: parameters": parameters({**models, "gamma-gamma": money}),
         "CDNOW sample: mean purchases in the 39 weeks held out": by_frequency(came, often, customers),
         "CDNOW sample: no purchase in the 13 weeks after the calibration": wide(
-            churn, {"roc_auc": "ROC AUC", "brier": "Brier score", "log_loss": "log loss"}
+            churn, ["roc_auc", "brier", "log_loss"]
         ),
         "CDNOW sample: number of purchases in the 39 weeks held out": wide(
-            counts, {"mae": "MAE", "rmse": "RMSE", "bias": "bias", "spearman": "Spearman"}
+            counts, ["mae", "rmse", "bias", "spearman"]
         ),
     }
     counted, tables["Win-back: mean (95 % interval over shops); lowest to highest"] = win_backs(options)

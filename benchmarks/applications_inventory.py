@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from results import kept, save, show_tables
-from scipy import stats
+from results import kept, save, show_tables, spoken
 from sklearn.metrics import mean_pinball_loss
 
 from seqbook.applications.inventory import (
@@ -242,13 +241,8 @@ def shop_year(seed: int) -> dict:
 
 
 def over_shops(values) -> str:
-    """Mean over the shops with its interval (Student), and the lowest and highest shop."""
-    values = np.asarray(values)
-    wide = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return (
-        f"{mean:.0f} ({mean - wide:.0f} to {mean + wide:.0f}); shops {values.min():.0f} to {values.max():.0f}"
-    )
+    """Mean over the shops with its interval, and the lowest and highest shop."""
+    return f"{spoken(values, 0)}; shops {min(values):.0f} to {max(values):.0f}"
 
 
 STEPS = {  # what a step is worth: the profit of one policy less that of another

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from lightgbm import LGBMClassifier
-from results import kept, save, show_tables
-from scipy.stats import t
+from results import kept, save, show_tables, spoken
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +32,7 @@ from seqbook.data.experiments import choice_chances, draw_slates, show_items_at,
 from seqbook.data.sequences import SequenceEncoder, sessionize
 from seqbook.evaluation.metrics import compare_models
 from seqbook.evaluation.ranking import compare_lists
+from seqbook.evaluation.reports import comparison_table
 from seqbook.evaluation.uncertainty import bootstrap_interval
 from seqbook.models.next_item import GRU4Rec, ItemCooccurrence
 
@@ -318,7 +318,12 @@ def worth(shops: int, folder: Path) -> tuple:
         "more than naive": found.sub(naive, axis=0),
         "more than next view": found.sub(views, axis=0),
     }
-    wide = pd.DataFrame({name: part.apply(mean_and_interval) for name, part in table.items()})
+    wide = pd.DataFrame(
+        {
+            name: part.apply(lambda values: spoken(values, 0) if values.any() else "")
+            for name, part in table.items()
+        }
+    )
     caption = (
         f"simulated shops: expected margin of 1,000 pages with five places; means of {shops} shops, each "
         "with its own margins, stock, training and log, and 95 % intervals of the mean over shops"
@@ -326,28 +331,11 @@ def worth(shops: int, folder: Path) -> tuple:
     return caption, wide.rename_axis("policy").reset_index()
 
 
-def mean_and_interval(values: pd.Series) -> str:
-    """Mean over shops, and Student's interval of it."""
-    if not values.any():
-        return ""
-    half = t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5
-    return f"{values.mean():.0f} ({values.mean() - half:.0f} to {values.mean() + half:.0f})"
-
-
 def table_of(found: pd.DataFrame, metrics: list) -> pd.DataFrame:
     """A row a model, a column a metric with its interval, and the verdict on the first metric."""
-    cells = [
-        f"{value:.3f} ({low:.3f} to {high:.3f})"
-        for value, low, high in found[["value", "low", "high"]].to_numpy()
-    ]
-    wide = found.assign(cell=cells).pivot(index="model", columns="metric", values="cell")
     verdict = found[found["metric"] == metrics[0]].set_index("model")["verdict"]
-    return (
-        wide.loc[list(dict.fromkeys(found["model"])), metrics]
-        .assign(verdict=verdict)
-        .reset_index()
-        .fillna("")
-    )
+    table = comparison_table(found[found["metric"].isin(metrics)]).assign(verdict=verdict)
+    return table.rename_axis("model").reset_index().fillna("")
 
 
 def main():

@@ -18,6 +18,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 import seqbook
 
@@ -137,6 +138,14 @@ def kept(folder: Path, what: tuple, result) -> dict:
         draft.write_text(json.dumps(result()))
         draft.replace(path)
     return json.loads(path.read_text())
+
+
+def spoken(values, digits: int = 3, sign: str = "") -> str:
+    """Mean of a few independent numbers, such as one a shop, and Student's 95 % interval of it."""
+    values = np.asarray(values, float)
+    mean, n = values.mean(), len(values)
+    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5 if n > 1 else np.nan
+    return f"{mean:{sign}.{digits}f} ({mean - half:{sign}.{digits}f} to {mean + half:{sign}.{digits}f})"
 
 
 def run_parts(name: str, parts: dict, options, settings) -> None:

@@ -13,8 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow: no gree
 import numpy as np
 import pandas as pd
 from real_logs import DATA
-from results import kept, run_parts
-from scipy.stats import t as student
+from results import kept, run_parts, spoken
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -276,13 +275,6 @@ def catalogue(options) -> dict:
         "catalogue: gain over the same network from scratch, paired by draw": pd.DataFrame(gain).T,
     }
     return {caption: table.rename_axis("way").reset_index() for caption, table in tables.items()}
-
-
-def spoken(values, sign="", digits=3) -> str:
-    """Mean and interval of a few draws."""
-    mean, n = np.mean(values), len(values)
-    half = student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return f"{mean:{sign}.{digits}f} ({mean - half:{sign}.{digits}f} to {mean + half:{sign}.{digits}f})"
 
 
 PARTS = {"labels": labels, "catalogue": catalogue}
