@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.experiments import Offer, assign, known_users, offer_campaign
-from ..data.events import BEHAVIOR, BUY, PRICE, QUANTITY, TIME, USER, LogError, to_pandas
+from ..data.events import BEHAVIOR, BUY, PRICE, QUANTITY, TIME, USER, LogError, by_id, to_pandas
 from ..data.features import FeatureBuilder, describe_features
 from seqbook.data.tasks import (
     Churn,
@@ -414,29 +414,19 @@ def win_back(
     return found
 
 # %% ../../nbs/applications/04_churn.ipynb #ca431683
-def _named(given, labels, what, axis=0):
-    "A Series or frame in the order of these names, each of which it must have, once."
-    have, names = given.axes[axis], ("index", "columns")[axis]
-    if have.has_duplicates:
-        raise LogError(f"{what} names {have[have.duplicated()].tolist()[0]!r} twice; give each one value")
-    if len(lacking := labels.difference(have, sort=False)):
-        raise LogError(f"{what} says nothing of {lacking[:3].tolist()}; its {names} must name them all")
-    return given.reindex(labels, axis=axis)
-
-
 def _like(benefit, given, what, single):
     "An array for the customers (rows) and offers (columns) of `benefit`; a Series is along one of them."
     if isinstance(given, pd.Series):
-        return _named(given, benefit.axes[single], what).to_numpy()
+        return by_id(given, benefit.axes[single], what).to_numpy()
     if isinstance(given, pd.DataFrame):
-        given = _named(_named(given, benefit.index, what), benefit.columns, what, axis=1).to_numpy()
+        given = by_id(by_id(given, benefit.index, what), benefit.columns, what, axis=1).to_numpy()
     return np.asarray(given)
 
 # %% ../../nbs/applications/04_churn.ipynb #c1c6f0d2
 def _offers(benefit, cost, budget, allowed):
     "Benefit, cost and permission as arrays of one shape, checked."
     for axis in (0, 1):
-        _named(benefit, benefit.axes[axis], "benefit", axis)
+        by_id(benefit, benefit.axes[axis], "benefit", axis)
     try:
         value = benefit.to_numpy("float64")
         spent = np.broadcast_to(_like(benefit, cost, "cost", 1).astype("float64"), value.shape)
@@ -691,11 +681,11 @@ def alert_list(
     probability, a value that is negative or infinite, or a customer who is named twice."""
     if not risk.between(0, 1).all():
         raise LogError("a risk lies outside 0 to 1, or is missing; give probabilities")
-    risk, value = (_named(of, of.index, what) for of, what in ((risk, "risk"), (value, "value")))
+    risk, value = (by_id(of, of.index, what) for of, what in ((risk, "risk"), (value, "value")))
     value = value.reindex(risk.index).fillna(0.0)
     if not (np.isfinite(value) & (value >= 0)).all():
         raise LogError("a value is negative or infinite; give the money that a customer would bring")
-    why = _named(why, risk.index, "why") if isinstance(why, pd.Series) else why
+    why = by_id(why, risk.index, "why") if isinstance(why, pd.Series) else why
     if why is not None and len(why) != len(risk):
         raise LogError(f"why has {len(why)} texts, risk {len(risk)} customers; pass one for each")
     table = pd.DataFrame({"risk": risk, "value": value}).assign(

@@ -21,7 +21,7 @@ from scipy import stats
 from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
-from ..data.events import BUY, CART, VIEW, LogError, to_pandas
+from ..data.events import BUY, CART, VIEW, LogError, by_id, to_pandas
 from ..data.experiments import bass_curve
 from ..data.tasks import as_duration
 from ..evaluation.metrics import compare_regressions, mase
@@ -497,7 +497,7 @@ def _by_item(value, items, name):
     "One number for each item; a Series (or dict) is matched by its ids, anything else by its place"
     value = pd.Series(value) if isinstance(value, dict) else value
     if isinstance(value, pd.Series):
-        value = _matched(value, items, name)
+        value = by_id(value, items, name)
     try:
         values = np.broadcast_to(np.asarray(value, float), (len(items),))
     except (TypeError, ValueError):
@@ -505,15 +505,6 @@ def _by_item(value, items, name):
     if not np.isfinite(values).all():
         raise LogError(f"{name} holds numbers that are missing or infinite")
     return values
-
-
-def _matched(values, items, name):
-    twice, missing = values.index[values.index.duplicated()], items[~items.isin(values.index)]
-    if len(twice):
-        raise LogError(f"{name} names the item {twice[0]!r} twice; keep one row for each item")
-    if len(missing):
-        raise LogError(f"{name} lacks {len(missing)} items, such as {list(missing[:3])}; give one for each")
-    return values.reindex(items)
 
 # %% ../../nbs/applications/03_inventory.ipynb #853f4a59
 def sum_matrix(

@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
 
-from ..data.events import BUY, CART, REMOVE, VIEW, LogError
+from ..data.events import BUY, CART, REMOVE, VIEW, LogError, by_id
 from ..data.sequences import SequenceEncoder, import_keras
 from ..data.tasks import as_duration
 from ..evaluation.ranking import compare_lists
@@ -161,10 +161,7 @@ def _one_row_an_item(items, ids):
     "The rows of the items, in their order; LogError where one is missing or there twice"
     if missing := {"item_id", "category", "price"} - set(items):
         raise LogError(f"items has no column {sorted(missing)}")
-    rows = items.set_index("item_id")
-    if rows.index.has_duplicates or not pd.Index(ids).isin(rows.index).all():
-        raise LogError("items must have one row for each item of the log; look for missing or double item_id")
-    return rows.loc[ids]
+    return by_id(items.set_index("item_id"), pd.Index(ids), "items")
 
 # %% ../../nbs/applications/01_recommendation.ipynb #983bbcc3
 @patch
@@ -325,7 +322,10 @@ def choose_slate(
     left = _yes_or_no(allowed, len(scores), "allowed")
     if not 0 <= variety <= 1 or (variety > 0 and np.shape(similarity) != (len(scores),) * 2):
         raise LogError(f"variety is {variety}; give 0 to 1, and above 0 a similarity of all pairs of items")
-    scaled, close, chosen = scores / max(scores.max(initial=0), 1e-300), np.zeros(len(scores)), []
+    scaled = (
+        scores / max(scores.max(initial=0), 1e-300) if variety > 0 else scores
+    )  # alone, worth is as it is
+    close, chosen = np.zeros(len(scores)), []
     while left.any() and len(chosen) < k:
         gain = np.where(left, (1 - variety) * scaled - variety * close, -np.inf)
         chosen.append(int(gain.argmax()))
@@ -359,11 +359,12 @@ def _places(place, ids, name):
 
 
 def _worth_of(ids, worth):
-    "What a piece of each item earns, 1 where nothing is given; LogError where a number is missing"
-    worth = pd.Series(1.0, ids) if worth is None else pd.Series(worth)
-    values = np.nan if worth.index.has_duplicates else worth.reindex(ids).to_numpy("float64")
+    "What a piece of each item earns, 1 where nothing is given"
+    if worth is None:
+        return np.ones(len(ids))
+    values = by_id(pd.Series(worth), pd.Index(ids), "worth").to_numpy("float64")
     if not (np.isfinite(values) & (values >= 0)).all():
-        raise LogError("worth needs one number of at least 0 for each item; look for missing or double items")
+        raise LogError("worth must be a number of at least 0 for each item; some are missing or negative")
     return values
 
 # %% ../../nbs/applications/01_recommendation.ipynb #cce02d31

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['USER', 'TIME', 'BEHAVIOR', 'ITEM', 'CATEGORY', 'PRICE', 'QUANTITY', 'SESSION', 'DURATION', 'REQUIRED', 'OPTIONAL',
            'NUMERIC', 'VIEW', 'FAVORITE', 'CART', 'REMOVE', 'BUY', 'BEHAVIORS', 'COMMON_NAMES', 'COMMON_BEHAVIORS',
-           'MAX_LINE', 'OUTLIER', 'START', 'LogError', 'lazily', 'like', 'to_pandas', 'find_columns', 'to_events',
-           'read_events', 'log_clock', 'in_utc', 'flag_events', 'CleaningReport', 'clean_events', 'event_schema',
-           'check_events', 'Filler', 'OutlierDetector', 'flag_outliers']
+           'MAX_LINE', 'OUTLIER', 'START', 'LogError', 'lazily', 'like', 'to_pandas', 'by_id', 'find_columns',
+           'to_events', 'read_events', 'log_clock', 'in_utc', 'flag_events', 'CleaningReport', 'clean_events',
+           'event_schema', 'check_events', 'Filler', 'OutlierDetector', 'flag_outliers']
 
 # %% ../../nbs/data/01_events.ipynb #74075e2b
 import datetime as dt
@@ -106,6 +106,22 @@ def to_pandas(frame):
     import pandas as pd
 
     return frame if isinstance(frame, pd.DataFrame) else lazily(frame).collect("pandas").to_native()
+
+# %% ../../nbs/data/01_events.ipynb #c93a5d18
+def by_id(
+    values,  # pandas Series or DataFrame
+    ids,  # pandas Index, each id once
+    what: str,  # what the values are called in an error
+    axis: int = 0,  # 1: the ids are those of the columns
+):  # as values
+    "What is said of each id, in the order of the ids. LogError for an id that is missing, or there twice."
+    have = values.axes[axis]
+    if have.has_duplicates:
+        raise LogError(f"{what} names {have[have.duplicated()].tolist()[0]!r} twice; give one for each")
+    missing = ids[~ids.isin(have)].tolist()
+    if missing:
+        raise LogError(f"{what} lacks {len(missing)} of {len(ids)}, such as {missing[:3]}; give one for each")
+    return values.reindex(ids, axis=axis)
 
 # %% ../../nbs/data/01_events.ipynb #5b8a4feb
 COMMON_NAMES = {

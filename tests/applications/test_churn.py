@@ -507,10 +507,10 @@ def test_a_log_without_money_has_alerts_by_risk(log, lacking, tmp_path):
         (lambda log, out: win_back([["a"]], 1.0), "do not fit"),
         (lambda log, out: win_back([[1.0]], 1.0, budget="5"), "budget is '5'"),
         (lambda log, out: win_back(pd.DataFrame([[1.0]] * 2, list("aa")), 1.0), "names 'a' twice"),
-        (lambda log, out: win_back(pd.DataFrame({"x": [1.0]}), pd.Series({"y": 1.0})), "says nothing of"),
+        (lambda log, out: win_back(pd.DataFrame({"x": [1.0]}), pd.Series({"y": 1.0})), "lacks 1 of"),
         (
             lambda log, out: win_back([[1.0]] * 2, 1.0, allowed=pd.Series({0: True, 2: True})),
-            "says nothing of",
+            "lacks 1 of",
         ),
         (lambda log, out: win_back([[1.0]], 1.0, allowed=["no"]), "do not fit"),
         (lambda log, out: tier_chances(np.ones((2, 2)), [5, 1]), "rising"),

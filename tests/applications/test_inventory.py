@@ -535,8 +535,8 @@ LOG = simulate_shop(n_users=30, days=30).events
     ("call", "says"),
     [
         (lambda: order_quantities(GOOD, stock=[1, 2]), "one for each of the 4"),
-        (lambda: order_quantities(GOOD, stock={"a": 1, "b": 2, "c": 3}), "lacks 1 items, such as .'d'"),
-        (lambda: order_quantities(GOOD, coming=pd.Series([1, 2, 3, 4])), "lacks 4 items"),
+        (lambda: order_quantities(GOOD, stock={"a": 1, "b": 2, "c": 3}), "lacks 1 of 4, such as .'d'"),
+        (lambda: order_quantities(GOOD, coming=pd.Series([1, 2, 3, 4])), "lacks 4 of 4"),
         (lambda: order_quantities(GOOD, price=pd.Series(1, list("aabcd")), budget=9), "'a' twice"),
         (lambda: order_quantities(GOOD.set_axis(list("aacd"))), "twice"),
         (lambda: order_quantities(GOOD, pack="six"), "one for each of the 4"),

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlxtend.frequent_patterns import association_rules, fpgrowth
 from statsmodels.stats.power import NormalIndPower
@@ -293,6 +293,7 @@ def test_a_live_list_keeps_the_rules(live, seed, k, ranked):
 
 @settings(max_examples=200, deadline=None)
 @given(worths, st.integers(1, 15), st.floats(0, 1), st.integers(0, 10**6))
+@example([0.0, 2.0, 5e-324], 1, 0.0, 1)  # the least number there is
 def test_a_slate_keeps_its_rules(scores, k, variety, seed):
     rng, n = np.random.default_rng(seed), len(scores)
     allowed, similarity = rng.random(n) < 0.7, rng.random((n, n))
@@ -675,13 +676,13 @@ BAD = {
     ),
     "two worths of one item": (
         lambda: recommend_cart(PairLift([1, 1], ["a", "b"]), [], worth=pd.Series([1, 2, 3], list("aab"))),
-        "double items",
+        "worth names 'a' twice",
     ),
     "owners and things of two lengths": (lambda: PairLift([1], ["a", "b"]), "as many"),
     "unknown thing": (lambda: PairLift([1], ["a"]).log_lift("z"), "no owner"),
     "worth of some only": (
         lambda: recommend_cart(PairLift([1, 1], ["a", "b"]), [], worth={"a": 1}),
-        "missing or double",
+        "worth lacks 1 of 2, such as .'b'",
     ),
     "a propensity of 0": (lambda: off_policy([1], [0], [1]), "above 0"),
     "percent": (lambda: off_policy([1], [50], [1]), "at most 1"),
@@ -732,7 +733,7 @@ def test_models_that_do_not_fit_are_named(live, gru, histories, shop):
     )
     with pytest.raises(LogError, match="same sequences"):
         LiveRecommender(gru, fewer, shop.items)
-    with pytest.raises(LogError, match="one row for each item"):
+    with pytest.raises(LogError, match="items names .* twice"):
         LiveRecommender(gru, live.coview, pd.concat([shop.items, shop.items.iloc[:1]]))
     with pytest.raises(LogError, match="not in training"):
         page_features(live, shop.events, [3], [[10**6]])
