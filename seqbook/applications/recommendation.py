@@ -322,10 +322,8 @@ def choose_slate(
     left = _yes_or_no(allowed, len(scores), "allowed")
     if not 0 <= variety <= 1 or (variety > 0 and np.shape(similarity) != (len(scores),) * 2):
         raise LogError(f"variety is {variety}; give 0 to 1, and above 0 a similarity of all pairs of items")
-    scaled = (
-        scores / max(scores.max(initial=0), 1e-300) if variety > 0 else scores
-    )  # alone, worth is as it is
-    close, chosen = np.zeros(len(scores)), []
+    scale = max(scores.max(initial=0), 1e-300) if variety > 0 else 1  # alone, worth is as it is
+    scaled, close, chosen = scores / scale, np.zeros(len(scores)), []
     while left.any() and len(chosen) < k:
         gain = np.where(left, (1 - variety) * scaled - variety * close, -np.inf)
         chosen.append(int(gain.argmax()))
