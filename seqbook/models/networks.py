@@ -577,12 +577,14 @@ def _label(layer) -> tuple[str, str]:
 class NetworkBatches:
     """Batches of histories for a network, with targets, weights and features beside them.
 
-    With `each` there is a target and a weight for each event; padding has the weight 0."""
+    With `each` there is a target and a weight for each event; padding has the weight 0. An event weighs as
+    much in a batch of short histories as in one of long ones: the weights of an average batch add up to 1."""
 
     def __init__(self, X: Sequences, y=None, weight=None, features=None, each: bool = False, **how):
         self.X, self.y, self.weight, self.features, self.each = X, y, weight, features, each
         self.data = batches(X, **how)
         self.plan = self.data.plan  # which histories are in which batch
+        self.usual = float(weight.sum() / len(X)) if each else None  # weight of an average history
 
     def __len__(self):
         return len(self.plan)
@@ -609,7 +611,7 @@ def _beside_events(data, mask, events):
     "Targets and weights of a batch, padded like its events."
     y = np.zeros((*mask.shape, *data.y.shape[1:]), data.y.dtype)
     weight = np.zeros(mask.shape, "float32")
-    y[mask], weight[mask] = data.y[events], data.weight[events]
+    y[mask], weight[mask] = data.y[events], data.weight[events] / (data.usual * len(mask))
     return y, weight
 
 # %% ../../nbs/models/04_networks.ipynb #e79a8f5c
@@ -993,7 +995,7 @@ def _event_loss_class():
 
     class EventLoss(import_keras().losses.Loss):
         def __init__(self, of_event):
-            super().__init__(name="event_loss", reduction="mean_with_sample_weight")
+            super().__init__(name="event_loss", reduction="sum")
             self.of_event = of_event
 
         def call(self, y_true, y_pred):
@@ -1005,7 +1007,7 @@ def _event_loss_class():
 def event_loss(
     of_event,  # (y, answers) -> loss of each event, (batch, time)
 ):  # keras.losses.Loss
-    "The mean loss of the events that are asked: the sum of weights is the divisor, so padding is none."
+    "The sum of loss times weight over the events of a batch. `NetworkBatches` makes the weights."
     return _event_loss_class()(of_event)
 
 # %% ../../nbs/models/04_networks.ipynb #2f029b91

@@ -21,12 +21,14 @@ from seqbook.data.sequences import Sequences, Vocabulary
 from seqbook.models.classical import CountsClassifier
 from seqbook.models.networks import (
     ENCODERS,
+    NetworkBatches,
     NextEventModel,
     SequenceClassifier,
     SequenceRegressor,
     SequenceTagger,
     attention_weights,
     build_network,
+    events_of,
     import_keras,
     input_fields,
     network_graph,
@@ -406,7 +408,7 @@ def test_labels_of_events_that_are_not_asked_do_not_matter():
     assert set(one.classes_) == {0, 1}
 
 
-def test_the_loss_of_tags_does_not_depend_on_the_padding():
+def test_the_loss_of_tags_is_the_mean_over_all_events_in_batches_of_any_size():
     X = make()[0]
     still = {"learning_rate": 0.0, "dropout": 0.0, "epochs": 1}
     losses = [
@@ -416,7 +418,21 @@ def test_the_loss_of_tags_does_not_depend_on_the_padding():
     exact = (
         SequenceTagger("gru", **SMALL | still).fit(X, tags_of(X), (X, tags_of(X))).history_["val_log_loss"][0]
     )
-    assert losses[0] == pytest.approx(exact, abs=1e-5) and losses[1] == pytest.approx(exact, rel=0.05)
+    assert losses == pytest.approx([exact, exact], abs=1e-5)
+
+
+def test_each_event_weighs_the_same_in_batches_of_short_and_of_long_histories():
+    X = make(64)[0]
+    weight = np.random.default_rng(0).choice([0, 1, 3], X.offsets[-1]).astype("float32")
+    data = NetworkBatches(X, tags_of(X), weight, each=True, batch_size=16)
+    assert len({data[i][0]["mask"].shape for i in range(len(data))}) > 1  # of different lengths
+    shares = []
+    for i, rows in enumerate(data.plan):
+        inputs, _, got = data[i]
+        assert (got[~inputs["mask"]] == 0).all()
+        shares += [got[inputs["mask"]] / np.maximum(weight[events_of(X, rows)], 1e-9)]
+    shares = np.concatenate(shares)
+    np.testing.assert_allclose(shares[shares > 0], 4 / weight.sum(), rtol=1e-5)  # four batches
 
 
 def test_a_tagger_that_looks_ahead_must_be_asked_for():
