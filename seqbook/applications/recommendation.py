@@ -408,14 +408,15 @@ def explain(
     item,  # id
 ) -> tuple:  # the viewed item that speaks most for it (None: nothing does), and its share of the score
     "Because you viewed ... The same item viewed twice counts together."
-    (code,), table, parts = _codes(self, [item]), self.coview.similarity_, {}
-    for age, viewed in enumerate(reversed(visitor.recent)):
-        parts[viewed] = parts.get(viewed, 0) + self.coview.decay**age * table[viewed, code]
-    total = sum(parts.values())
-    if not total:
-        return None, 0.0
-    because = max(parts, key=parts.get)
-    return self.ids[because], float(parts[because] / total)
+    because, share = _because(self.coview, np.array([*visitor.recent], int), _codes(self, [item])[0])
+    return None if because is None else self.ids[because], share
+
+
+def _because(coview, viewed, code):
+    "Which of the viewed items (codes, the last one last) speaks most for one, and its share of the score"
+    close = coview.similarity_[[code]].toarray()[0, viewed]
+    parts = pd.Series(coview.decay ** np.arange(len(viewed))[::-1] * close, viewed).groupby(level=0).sum()
+    return (parts.idxmax(), float(parts.max() / parts.sum())) if parts.sum() > 0 else (None, 0.0)
 
 # %% ../../nbs/applications/01_recommendation.ipynb #70e1c0ba
 class PairLift:
@@ -810,13 +811,9 @@ def _examples(views, name, k, most):
 
 def _reason(coview, history, item):
     "The item of the history with the largest share of the co-view score"
-    codes, target = (
-        history.truncate(coview.max_length).fields["item"] - 2,
-        coview.items_.encode([item])[0] - 2,
-    )
-    close = coview.similarity_[:, [target]].toarray()[codes, 0]
-    total = pd.Series(coview.decay ** np.arange(len(codes))[::-1] * close, codes).groupby(level=0).sum()
-    return coview.items_.values[total.idxmax()] if total.max() > 0 else "nothing viewed; it is popular"
+    viewed = history.truncate(coview.max_length).fields["item"] - 2
+    because, _ = _because(coview, viewed, coview.items_.encode([item])[0] - 2)
+    return "nothing viewed; it is popular" if because is None else coview.items_.values[because]
 
 # %% ../../nbs/applications/01_recommendation.ipynb #ed42e311
 def _report_tables(seen, views, now, best, k, due, users):
