@@ -1,4 +1,4 @@
-"""Build seqbook from settings.ini, with the chapters of `nbs/` as package data."""
+"""Build seqbook from settings.ini, with the chapters of `nbs/` and the results they read as package data."""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -16,7 +16,7 @@ extras["dev"] = [*cfg["dev_requirements"].split(), *extras["serving"], *extras["
 
 
 class BuildWithChapters(build_py):
-    """Copy the chapters into `seqbook/chapters/` of the built package, where `seqbook lab` finds them."""
+    """Copy the chapters and the results they read into `chapters/` and `results/` of the built package."""
 
     def run(self):
         super().run()
@@ -26,9 +26,15 @@ class BuildWithChapters(build_py):
             path = notebook.relative_to(ROOT / cfg["nbs_path"])
             if any(part.startswith((".", "_")) for part in path.parts):
                 continue
-            target = Path(self.build_lib, cfg["lib_path"], "chapters", path)
-            self.mkpath(str(target.parent))
-            copyfile(notebook, target)
+            self.copy_into(Path("chapters", path), notebook)
+        for result in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+            self.copy_into(Path("results", result.name), result)
+
+    def copy_into(self, path: Path, source: Path):
+        """Copy a file to a path in the built package."""
+        target = Path(self.build_lib, cfg["lib_path"], path)
+        self.mkpath(str(target.parent))
+        copyfile(source, target)
 
 
 setup(

@@ -14,6 +14,7 @@ from real_logs import DATA, days_of_taobao, examples_of_spend, read
 from results import kept, run_parts
 from shoppers_intention import FILE, SETTINGS, features
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
@@ -189,6 +190,7 @@ def shoppers_table(answers: dict, y, costs: pd.DataFrame, options) -> dict:
 def table_models(seed: int) -> dict:
     """Models of a table; the network is a dense one, since a visit is one row and no sequence."""
     single = {
+        "majority": DummyClassifier(strategy="prior"),
         "logistic": make_classifier("logistic", seed=seed, C=1.0),
         "naive-bayes": make_classifier("naive-bayes", seed=seed),
         "forest": make_classifier("forest", seed=seed, min_samples_leaf=5),

@@ -47,6 +47,7 @@ AGAINST = {  # what the gain of each way of pre-training is measured against: th
 }
 LABELS = (100, 300, 1000, 3000, 10_000)
 USERS = (1000, 3000, 10_000)
+EPOCHS = 5  # over the labels; about the best for networks from scratch and fine-tuned ones in another shop
 
 
 class FewLabels:
@@ -85,12 +86,11 @@ class FewLabels:
         sys.exit("there are too few buyers to draw from; raise --users")
 
     def tuned(self, rows, draw, source=None, encoder="gru", **more) -> float:
-        epochs = int(np.clip(20_000 // len(rows), 4, 20))
         network = PretrainedClassifier(
             encoder,
             source and self.source(source),
             units=self.units,
-            epochs=epochs,
+            epochs=EPOCHS,
             batch_size=32 if len(rows) < 3000 else 128,
             learning_rate=3e-3,
             seed=draw,

@@ -9,6 +9,7 @@ __all__ = ['FAMILIES', 'WINDOWS', 'PATHS', 'PATH_LIMITS', 'RATIOS', 'CROSSES', '
 # %% ../../nbs/data/05_features.ipynb #4aabbf29
 import os
 import re
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -443,7 +444,8 @@ def _collected(tables, log):
     if isinstance(nw.from_native(log), nw.LazyFrame):
         return nw.concat([*tables]).to_native()
     running, done = deque(), []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    # pandas sets filters of warnings and takes them back, which threads side by side get wrong
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         for table in tables:
             if len(running) == _THREADS:
                 done.append(running.popleft().result())

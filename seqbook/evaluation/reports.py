@@ -6,8 +6,9 @@
 __all__ = ['NAMES', 'CARDS', 'COLOURS', 'LINES', 'MARKERS', 'MAX_SVG', 'MAIN', 'MOMENTS', 'SHOWN', 'MOST_PERIODS', 'funnel_table',
            'plot_funnel', 'plot_roc', 'plot_precision_recall', 'plot_calibration', 'plot_scores', 'plot_confusion',
            'plot_gains', 'plot_deciles', 'plot_hits', 'comparison_table', 'plot_metrics', 'ReportExistsError',
-           'report_html', 'write_report', 'run_environment', 'Comparison', 'compare', 'compare_splits', 'plot_splits',
-           'history_segments', 'plot_segments', 'fairness_gaps', 'learning_curve', 'plot_learning_curve', 'plot_drift']
+           'report_html', 'write_report', 'run_environment', 'Comparison', 'compare', 'saved_result', 'saved_table',
+           'compare_splits', 'plot_splits', 'history_segments', 'plot_segments', 'fairness_gaps', 'learning_curve',
+           'plot_learning_curve', 'plot_drift']
 
 # %% ../../nbs/evaluation/02_reports.ipynb #9f229454
 import base64
@@ -41,6 +42,7 @@ from markupsafe import Markup
 from sklearn.base import clone
 from tqdm.auto import tqdm
 
+import seqbook
 from seqbook.evaluation.metrics import (
     LOWER_IS_BETTER,
     MIN_COUNT,
@@ -1696,6 +1698,35 @@ def _when(cutoffs) -> str:
         return "none"
     first, last = (f"{pd.Timestamp(moment):%Y-%m-%d %H:%M}" for moment in (cutoffs.min(), cutoffs.max()))
     return f"{len(cutoffs):,} examples ({first}" + (f" to {last})" if last != first else ")")
+
+# %% ../../nbs/evaluation/02_reports.ipynb #5a7e0d02
+def saved_result(
+    name: str,  # of a file in `benchmarks/results`, such as 'next_item'
+) -> dict:  # 'date', 'machine', 'versions', 'settings', 'rows' and 'tables'
+    "What a benchmark of this project measured, on which day and with what."
+    package = Path(seqbook.__file__).parent
+    for folder in (package / "results", package.parent / "benchmarks" / "results"):
+        if (path := folder / f"{name}.json").is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    raise EvaluationError(
+        f"there is no saved result {name!r}; the benchmark of that name makes it, with --save"
+    )
+
+
+def saved_table(
+    name: str,  # of the result
+    begins: str = "",  # how the caption begins
+) -> pd.DataFrame:  # of texts; its index is the first column
+    "A table of a saved result. Prints its caption, and when and on what it was measured."
+    saved = saved_result(name)
+    captions = [caption for caption in saved["tables"] or {} if caption.startswith(begins)]
+    if not captions:
+        raise EvaluationError(f"{name} has no table that begins with {begins!r}")
+    settings = "; ".join(f"{what}: {value}" for what, value in saved["settings"].items())
+    cores = f"{saved['machine']['processor']}, cores: {saved['machine']['cores']}"
+    print(f"{captions[0]}\nmeasured on {saved['date']}; {cores}; {settings}")
+    table = pd.DataFrame(**saved["tables"][captions[0]])
+    return table.set_index(table.columns[0])
 
 # %% ../../nbs/evaluation/02_reports.ipynb #9f67c650
 def compare_splits(

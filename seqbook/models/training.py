@@ -701,15 +701,6 @@ def _shape_and_bytes(tensor, batch_size: int = 1, time_steps: int = None) -> tup
     dtype = import_keras().backend.standardize_dtype(tensor.dtype)
     return int(np.prod(axes, dtype="int64")), max(1, int("".join(filter(str.isdigit, dtype)) or 8) // 8)
 
-# %% ../../nbs/models/06_training.ipynb #7584045e
-def _saved_result(name: str) -> dict | None:
-    "A result in `benchmarks/results`, if the book is read in its repository."
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        path = folder / "benchmarks" / "results" / f"{name}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-    return None
-
 # %% ../../nbs/models/06_training.ipynb #c225a70d
 def tune_network(
     fit,  # (params, report) -> score; calls report(epoch, score) after each epoch

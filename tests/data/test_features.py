@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import time
+import warnings
 from collections import Counter
 from itertools import groupby, pairwise, product
 
@@ -802,3 +803,15 @@ def test_many_examples_are_fast():
         started = time.perf_counter()
         builder.transform(some)
         assert time.perf_counter() - started < 20  # about 2 s on two idle cores
+
+
+def test_filters_of_warnings_are_left_as_they_were(monkeypatch):
+    collect, before = features.nw.LazyFrame.collect, list(warnings.filters)
+
+    def careless(*args):  # as pandas in two threads at once
+        warnings.simplefilter("always", DeprecationWarning)
+        return collect(*args)
+
+    monkeypatch.setattr(features.nw.LazyFrame, "collect", careless)
+    history_features(to_log(0), CUTOFF, **OPTIONS)
+    assert warnings.filters == before

@@ -69,6 +69,8 @@ from seqbook.evaluation.reports import (
     plot_splits,
     report_html,
     run_environment,
+    saved_result,
+    saved_table,
     write_report,
 )
 
@@ -1263,3 +1265,27 @@ def test_no_split_of_the_past_sees_the_future(log, asked):
     turned = compare_splits({"a": Lengths()}, dataclasses.replace(asked, label=other), splits, final, **QUICK)
     assert turned["promised"].tolist() == first["promised"].tolist()
     assert turned["came"].tolist() != first["came"].tolist()
+
+
+@pytest.mark.parametrize("folder", ["seqbook/results", "benchmarks/results"])
+def test_saved_results_are_read_from_the_package_or_the_repository(folder, tmp_path, monkeypatch, capsys):
+    table = pd.DataFrame({"model": ["a", "b"], "AUC": ["0.7", "0.8"]})
+    saved = {
+        "date": "2026-01-02",
+        "machine": {"processor": "abacus", "cores": 2},
+        "settings": {"seed": 0},
+        "tables": {
+            "Shop one": table.to_dict("split", index=False),
+            "Shop two": {"columns": ["m"], "data": []},
+        },
+    }
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "some.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(reports.seqbook, "__file__", str(tmp_path / "seqbook" / "__init__.py"))
+    pd.testing.assert_frame_equal(saved_table("some", "Shop one"), table.set_index("model"))
+    assert capsys.readouterr().out == "Shop one\nmeasured on 2026-01-02; abacus, cores: 2; seed: 0\n"
+    assert saved_result("some") == saved
+    with pytest.raises(EvaluationError, match="no table that begins with 'Shop three'"):
+        saved_table("some", "Shop three")
+    with pytest.raises(EvaluationError, match="no saved result 'next_item'"):
+        saved_result("next_item")

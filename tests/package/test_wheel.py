@@ -33,6 +33,7 @@ def wheel(tmp_path_factory):
     kept = (
         "seqbook",
         "nbs",
+        "benchmarks/results",
         "settings.ini",
         "setup.py",
         "pyproject.toml",
@@ -94,6 +95,14 @@ def test_every_chapter_is_in_the_wheel(wheel):
         assert packed == chapters()
         for name in packed:
             assert archive.read(f"seqbook/chapters/{name}") == (ROOT / "nbs" / name).read_bytes()
+
+
+def test_the_results_that_chapters_read_are_in_the_wheel(clean, wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name.split("/")[-1] for name in archive.namelist() if name.startswith("seqbook/results/")}
+    assert packed == {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    code = "from seqbook.evaluation.reports import saved_table; print(len(saved_table('next_item')))"
+    assert int(run(clean / "python", "-c", code, cwd=tmp_path).stdout.split()[-1]) > 2
 
 
 def test_the_wheel_has_every_module(wheel):
