@@ -1700,6 +1700,9 @@ def _when(cutoffs) -> str:
     return f"{len(cutoffs):,} examples ({first}" + (f" to {last})" if last != first else ")")
 
 # %% ../../nbs/evaluation/02_reports.ipynb #5a7e0d02
+_TOLD = ("scikit-learn", "keras", "tensorflow", "jax", "torch")  # packages whose versions are told
+
+
 def saved_result(
     name: str,  # of a file in `benchmarks/results`, such as 'next_item'
 ) -> dict:  # 'date', 'machine', 'versions', 'settings', 'rows' and 'tables'
@@ -1723,8 +1726,9 @@ def saved_table(
     if not captions:
         raise EvaluationError(f"{name} has no table that begins with {begins!r}")
     settings = "; ".join(f"{what}: {value}" for what, value in saved["settings"].items())
-    cores = f"{saved['machine']['processor']}, cores: {saved['machine']['cores']}"
-    print(f"{captions[0]}\nmeasured on {saved['date']}; {cores}; {settings}")
+    machine = f"{saved['machine']['processor']}, cores: {saved['machine']['cores']}"
+    used = ", ".join(f"{name} {saved['versions'][name]}" for name in _TOLD if name in saved["versions"])
+    print(f"{captions[0]}\nmeasured on {saved['date']}; {machine}; {used}; {settings}")
     table = pd.DataFrame(**saved["tables"][captions[0]])
     return table.set_index(table.columns[0])
 

@@ -1273,6 +1273,7 @@ def test_saved_results_are_read_from_the_package_or_the_repository(folder, tmp_p
     saved = {
         "date": "2026-01-02",
         "machine": {"processor": "abacus", "cores": 2},
+        "versions": {"keras": "3.1", "duckdb": "1.4"},
         "settings": {"seed": 0},
         "tables": {
             "Shop one": table.to_dict("split", index=False),
@@ -1283,7 +1284,9 @@ def test_saved_results_are_read_from_the_package_or_the_repository(folder, tmp_p
     (tmp_path / folder / "some.json").write_text(json.dumps(saved))
     monkeypatch.setattr(reports.seqbook, "__file__", str(tmp_path / "seqbook" / "__init__.py"))
     pd.testing.assert_frame_equal(saved_table("some", "Shop one"), table.set_index("model"))
-    assert capsys.readouterr().out == "Shop one\nmeasured on 2026-01-02; abacus, cores: 2; seed: 0\n"
+    assert (
+        capsys.readouterr().out == "Shop one\nmeasured on 2026-01-02; abacus, cores: 2; keras 3.1; seed: 0\n"
+    )
     assert saved_result("some") == saved
     with pytest.raises(EvaluationError, match="no table that begins with 'Shop three'"):
         saved_table("some", "Shop three")
