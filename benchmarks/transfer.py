@@ -47,7 +47,6 @@ AGAINST = {  # what the gain of each way of pre-training is measured against: th
 }
 LABELS = (100, 300, 1000, 3000, 10_000)
 USERS = (1000, 3000, 10_000)
-EPOCHS = 5  # over the labels; about the best for networks from scratch and fine-tuned ones in another shop
 
 
 class FewLabels:
@@ -90,7 +89,7 @@ class FewLabels:
             encoder,
             source and self.source(source),
             units=self.units,
-            epochs=EPOCHS,
+            epochs=self.options.epochs,
             batch_size=32 if len(rows) < 3000 else 128,
             learning_rate=3e-3,
             seed=draw,
@@ -140,7 +139,7 @@ def labels(options) -> dict:
     for n in options.labels:
         for name, way in lab.ways().items():
             for draw in range(options.draws):
-                what = (name, n, draw, options.users, options.seed)
+                what = (name, n, draw, options.users, options.seed, options.epochs)
                 cell = kept(
                     options.folder / "labels",
                     what,
@@ -289,6 +288,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=RUNS, help="where finished fits are kept")
     parser.add_argument("--users", type=int, default=4000, help="shoppers of the simulated shop")
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS, help="numbers of labels")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the labels; chosen with --seed 10")
     parser.add_argument("--draws", type=int, default=8, help="draws of each number of labels")
     parser.add_argument("--users-of-video", type=int, nargs="+", default=USERS, help="users to learn from")
     parser.add_argument("--fits", type=int, default=4, help="draws of each number of users")
