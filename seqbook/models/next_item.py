@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIELD', 'LOSSES', 'FORMATS', 'leave_one_out', 'NextItemModel', 'Recommendations', 'Popularity', 'MarkovChain',
            'ItemCooccurrence', 'SessionKNN', 'MatrixFactorization', 'item_table', 'build_gru4rec', 'item_block',
-           'build_sasrec', 'weigh_items', 'sampled_softmax', 'bce', 'gbce', 'bpr_max', 'unit_length', 'NextItemNetwork',
-           'GRU4Rec', 'SASRec', 'BERT4Rec', 'compiled']
+           'build_sasrec', 'weigh_items', 'sampled_softmax', 'bce', 'gbce', 'bpr_max', 'full_softmax', 'unit_length',
+           'NextItemNetwork', 'GRU4Rec', 'SASRec', 'BERT4Rec', 'compiled']
 
 # %% ../../nbs/models/05_next_item.ipynb #46b044fb
 import logging
@@ -560,6 +560,32 @@ def bpr_max(positive, negative, same, log_q, model):
 
 LOSSES = {"softmax": None, "sampled": sampled_softmax, "bce": bce, "gbce": gbce, "bpr-max": bpr_max}
 
+# %% ../../nbs/models/05_next_item.ipynb #2f8e6b15
+def full_softmax(
+    state,  # (n, units)
+    vectors,  # (items, units)
+    target,  # (n,): the row in `vectors` of each right item
+):  # (n,): the surprise at the right item
+    "Cross-entropy of the softmax over all items, with its gradient written down."
+    ops = import_keras().ops
+
+    @ops.custom_gradient
+    def loss(state, vectors):
+        own = ops.take(vectors, target, axis=0)
+        scores = ops.matmul(state, ops.transpose(vectors))
+        chance = ops.softmax(scores)
+        log_sum = ops.max(scores, axis=1) - ops.log(ops.max(chance, axis=1))
+
+        def gradient(*args, upstream=None):  # PyTorch gives what comes from above by name, the others last
+            weight = ops.expand_dims(args[-1] if upstream is None else upstream, 1)
+            to_state = weight * (ops.matmul(chance, vectors) - own)
+            mine = ops.segment_sum(weight * state, target, vectors.shape[0])
+            return to_state, ops.matmul(ops.transpose(chance), weight * state) - mine
+
+        return log_sum - ops.sum(state * own, axis=1), gradient
+
+    return loss(state, vectors)
+
 # %% ../../nbs/models/05_next_item.ipynb #6c579f60
 def unit_length(x, temperature: float | None):
     "Vectors of length 1 in float32; unchanged where there is no temperature."
@@ -595,8 +621,7 @@ def _item_loss(layer, state, target, negative, hidden):
     if negative is None:
         vectors = layer.drop(layer.table.embeddings) if hidden is None else hidden
         vectors = unit_length(vectors, model.temperature)[: model.n_items_]
-        scores = ops.matmul(state, ops.transpose(vectors))
-        return ops.sparse_categorical_crossentropy(target, scores, from_logits=True)
+        return full_softmax(state, vectors, target)
     if hidden is None:
         own, vectors = layer.table(target), layer.drop(layer.table(negative))
     else:
@@ -779,6 +804,7 @@ class _Batches:
 
     def __init__(self, model, X: Sequences, epoch: int):
         self.model, self.X, self.coarse, self.epoch = model, X, _coarse(), epoch
+        self.exact = jit_choice(isinstance(model, GRU4Rec)) is False  # then no new size is compiled
         self.plan = plan_batches(X.lengths, model.batch_size, seed=model.seed, epoch=epoch)
         self.longest, self.usual = int(X.lengths.max()), model._n_targets(X.lengths).mean()
 
@@ -787,9 +813,12 @@ class _Batches:
 
     def __getitem__(self, i):
         rows, rng = self.plan[i], np.random.default_rng([self.model.seed, self.epoch, i])
-        width = min(_grow(int(self.X.lengths[rows].max()), self.coarse), self.longest)
+        width = int(self.X.lengths[rows].max())
+        if not self.exact:
+            width = min(_grow(width, self.coarse), self.longest)
         inputs, target, place = self.model._cut(self.X[rows].pad(width), rng)
-        n, size = len(place), _grow(len(place))
+        n = len(place)
+        size = n if self.exact else _grow(n)
         if self.coarse:
             inputs, size = _fill(inputs, self.model.batch_size), self.model.batch_size * width
         inputs |= {"place": np.pad(place, (0, size - n)).astype("int32")}

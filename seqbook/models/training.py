@@ -474,14 +474,15 @@ def _train_epoch(network, batches, keeper: Checkpoint, train_step, bar) -> float
     step = train_step or (lambda *batch: network.train_on_batch(*batch))
     for i in range(keeper.step, len(batches)):
         batch = batches[i]
-        loss = step(*batch)
-        keeper.add_batch(loss, _size(batch))
+        keeper.add_batch(step(*batch), _size(batches, i, batch))
         _advance(bar, keeper.total / keeper.seen)
     return keeper.total / max(keeper.seen, 1)
 
 
-def _size(batch: tuple) -> int:
-    "How many examples a batch has."
+def _size(batches, i: int, batch: tuple) -> int:
+    "How many examples a batch has. Its plan knows, where rows were added only to fill it up."
+    if hasattr(batches, "plan"):
+        return len(batches.plan[i])
     first = batch[0]
     return len(next(iter(first.values())) if isinstance(first, dict) else first)
 

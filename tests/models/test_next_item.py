@@ -425,6 +425,27 @@ def test_losses_and_gradients_are_finite_at_extreme_scores(name, size):
     assert all(np.isfinite(np.asarray(x)).all() for x in (loss, *gradients))
 
 
+@pytest.mark.parametrize("size", [0.3, 40.0])  # small scores, and such that most chances are 0 in float32
+def test_the_gradient_of_the_full_softmax_is_that_of_tensorflow(size):
+    tf, rng = pytest.importorskip("tensorflow"), np.random.default_rng(0)
+    state, vectors = (tf.Variable(rng.normal(0, size, (n, 4)).astype("float32")) for n in (50, 9))
+    target, weight = rng.integers(0, 9, 50).astype("int32"), rng.random(50).astype("float32")
+
+    def reference(state, vectors, target):
+        scores = tf.matmul(state, vectors, transpose_b=True)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(target, scores)
+
+    found = []
+    for loss in (module.full_softmax, reference):
+        with tf.GradientTape() as tape:
+            losses = loss(state, tf.convert_to_tensor(vectors), target)
+            total = tf.reduce_sum(weight * losses)
+        found.append([losses, *tape.gradient(total, [state, vectors])])
+    for ours, theirs in zip(*found, strict=True):
+        assert np.isfinite(theirs).all()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * size)
+
+
 def test_the_corrected_sample_has_the_gradient_of_the_full_softmax():
     rng, n = np.random.default_rng(0), 12
     s, q = rng.normal(0, 1, n), rng.dirichlet(np.ones(n))
@@ -449,21 +470,25 @@ def test_the_corrected_sample_has_the_gradient_of_the_full_softmax():
 
 @pytest.mark.parametrize("cls", [GRU4Rec, SASRec])
 @pytest.mark.parametrize("batch_size", [7, 32])
-def test_every_event_but_the_first_is_a_target_once_an_epoch(cls, batch_size):
+@pytest.mark.parametrize("xla", [False, "auto"])  # whether each new size would be compiled
+def test_every_event_but_the_first_is_a_target_once_an_epoch(cls, batch_size, xla, monkeypatch):
+    monkeypatch.setattr(module, "jit_choice", lambda recurrent: xla)
     X = make(61, longest=40, seed=3)
     model = cls(**{**SMALL, "batch_size": batch_size})
     model.items_, model.n_items_ = X.vocabularies["item"], 30
     R = model._read(X)
     model.counts_ = np.bincount(R.fields["item"], minlength=30)
     model._compile(10)
-    data, found = module._Batches(model, model._windows(R), 0), []
+    data, found, padded = module._Batches(model, model._windows(R), 0), [], 0
     for i in range(len(data)):
         inputs, weight = data[i]
         real = weight > 0
+        padded += not real.all()
         steps = inputs["item"].ravel()[inputs["place"][real]], inputs["target"][real]
         found += [*zip(*(column.tolist() for column in steps), strict=True)]
     expected = [s for row in lists(X) for s in zip(row[:-1], row[1:], strict=True)]
     names = model.items_.values
+    assert bool(padded) == bool(xla)
     assert sorted((names[a], names[b]) for a, b in found) == sorted(expected)
 
 

@@ -131,6 +131,18 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_end(tmp_path, policy, at):
     assert len(calls) == 4 * steps - len(saved["history"]) * steps - saved["step"]
 
 
+def test_rows_that_fill_a_batch_up_do_not_count_in_the_loss_of_the_epoch():
+    class Planned(list):
+        plan = [[0, 1, 2], [3]]
+
+    x, y = data()
+    made = Planned([(x[:SIZE], y[:SIZE])] * 2)
+    losses = iter([1.0, 5.0])
+    keeper = Checkpoint(None, network := make_network(), {})
+    history = run_epochs(network, lambda epoch: made, 1, keeper, None, None, False, lambda *_: next(losses))
+    assert history["loss"].tolist() == [(3 * 1.0 + 5.0) / 4]
+
+
 def test_killed_while_it_writes_the_old_file_is_whole(tmp_path, monkeypatch):
     train(tmp_path, epochs=1)
     before = (tmp_path / "training.npz").read_bytes()

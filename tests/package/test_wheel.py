@@ -72,6 +72,7 @@ def clean(wheel, tmp_path_factory):
             "pip",
             "install",
             "--quiet",
+            "--no-compile",
             "--disable-pip-version-check",
             wheel,
             cwd=folder,

@@ -140,9 +140,7 @@ def complaints(browser, site: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("page", PAGES)
-def test_page(browser, site, page, theme):
+def check_page(browser, site: str, page: str, theme: str):
     """A page loads whole, from this host alone, with its formulas, diagrams and pictures drawn."""
     complaints(browser, site)
     state = show(browser, site + page, theme)
@@ -155,17 +153,26 @@ def test_page(browser, site, page, theme):
 
 @pytest.fixture
 def phone(browser):
-    """The browser, as wide as a phone."""
+    """Makes the browser as wide as a phone, until the test ends."""
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    yield browser
+    yield lambda: browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_phone(phone, site, page):
-    """No page is wider than a phone."""
-    assert show(phone, site + page)["wide"] <= 0
+def test_page(browser, site, phone, page):
+    """A page in light: whole, no wider than a phone, and a chapter's has its copy buttons and its source."""
+    check_page(browser, site, page, "light")
+    if (name := page.removesuffix(".html")) in CHAPTERS and name != "index":
+        assert browser.find_elements(By.CSS_SELECTOR, "button.copybtn")
+        assert browser.find_elements(By.CSS_SELECTOR, f"a[href*='{name}.ipynb']")
+    phone()
+    assert browser.execute_script(STATE)["wide"] <= 0, "the page is wider than a phone"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_in_the_dark(browser, site, page):
+    check_page(browser, site, page, "dark")
 
 
 class Reader(HTMLParser):
@@ -240,11 +247,8 @@ def test_search_finds_each_chapter(browser, site):
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
-def test_chapter_can_be_copied_and_downloaded(browser, site, name):
-    """A chapter has copy buttons, a link to its source, and hands out the notebook that it was made from."""
-    show(browser, f"{site}{name}.html")
-    assert browser.find_elements(By.CSS_SELECTOR, "button.copybtn")
-    assert browser.find_elements(By.CSS_SELECTOR, f"a[href*='{name}.ipynb']")
+def test_chapter_can_be_downloaded(name):
+    """A chapter hands out the notebook that it was made from."""
     handed = (HTML / "_sources" / f"{name}.ipynb").read_bytes()
     assert handed == (NBS / f"{name}.ipynb").read_bytes()
     nbformat.validate(nbformat.reads(handed.decode(), 4))
