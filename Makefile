@@ -3,9 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# workers of the tests: one more than CI's two cores, since imports wait for the disk; elsewhere: make test WORKERS=8
-WORKERS ?= 3
-# several workers share the cores, so none of them starts a thread for each
+# workers of the tests: as many as CI has cores; elsewhere: make test WORKERS=8
+WORKERS ?= 2
+# the workers share the cores, so none of them starts a thread for each
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 
 .DEFAULT_GOAL := help

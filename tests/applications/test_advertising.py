@@ -40,7 +40,7 @@ from seqbook.data.events import LogError
 from seqbook.data.experiments import run_auctions, simulate_auctions
 
 VALUES = Path(__file__).with_name("sklift_values.json")
-MONEY = st.floats(0, 100, allow_nan=False)
+MONEY = st.integers(0, 10_000).map(lambda cents: cents / 100)
 
 
 # hashing

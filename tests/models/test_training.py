@@ -405,7 +405,7 @@ def test_a_study_goes_on_where_it_was_killed(tmp_path):
 TWO_DEVICES = """
     import os, sys
     if os.environ["KERAS_BACKEND"] == "jax":
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
     else:
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
