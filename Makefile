@@ -5,8 +5,6 @@ READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # workers of the tests: as many as CI has cores; elsewhere: make test WORKERS=8
 WORKERS ?= 2
-# the workers share the cores, so none of them starts a thread for each
-ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help run lab docs book readme test lint format notebooks chapters unit browser site-test wheel-test clean
@@ -59,10 +57,11 @@ notebooks: $(READY)  ## notebooks, modules and README.md in step, and notebooks 
 	$(BIN)/python scripts/in_step.py
 
 chapters: $(READY)  ## run every chapter and its tests (nbdev_test)
-	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
+	$(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
 
-unit: $(READY)  ## pytest with the doctests
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 20 --ignore tests/site --ignore tests/package
+unit: $(READY)  ## pytest with the doctests; the workers share the cores, so none starts a thread for each
+	OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+	  $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 20 --ignore tests/site --ignore tests/package
 
 browser:  # Debian's Chromium and its driver, for site-test
 	bash scripts/browser.sh

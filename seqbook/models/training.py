@@ -437,8 +437,10 @@ def run_epochs(
 ) -> pd.DataFrame:  # a row an epoch: 'epoch' (from 1), 'loss' and the scores
     """Train, stop early, and restore the weights of the best epoch.
 
-    The order of the batches must follow from the epoch alone (with the seed); then a fit that was killed
-    and is run again ends with the same weights. LogError if the loss is no longer a number."""
+    Batches to which rows were added have a `plan`, whose [i] are the examples of batch i; the mean loss of an
+    epoch counts these only. The order of the batches must follow from the epoch alone (with the seed); then
+    a fit that was killed and is run again ends with the same weights. LogError if the loss is no longer a
+    number."""
     with tqdm(disable=not progress, unit="batch", dynamic_ncols=True) as bar:
         bar.shown = {}
         while not _finished(keeper, epochs, patience):

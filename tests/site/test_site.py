@@ -155,7 +155,13 @@ def check_page(browser, site: str, page: str, theme: str):
 def phone(browser):
     """Makes the browser as wide as a phone, until the test ends."""
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    yield lambda: browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    width = "return document.documentElement.clientWidth"
+
+    def narrow():
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        WebDriverWait(browser, 20, 0.1).until(lambda _: browser.execute_script(width) == metrics["width"])
+
+    yield narrow
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
