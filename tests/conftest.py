@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -15,6 +16,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what JAX compiles serves al
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# what ranx is asked here takes a second, and half a minute where Numba compiles it
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 # compiling takes most of the time of what runs on JAX here, so little is optimised
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -27,6 +31,13 @@ collect_ignore = [
     "evaluation/rectools_values.py",
 ]
 DATA = Path(os.environ.get("SEQBOOK_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """What was there before, TensorFlow above all, is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1041,8 +1041,19 @@ def feature_importances(
 # %% ../../nbs/models/01_classical.ipynb #6fa0b788
 def _losses(model, table, groups, y, score, rng) -> list:
     "What the score loses when each feature, a group of columns, is shuffled once."
-    full = score(model, table, y)
-    return [full - score(model, _permuted(table, group, rng.permutation(len(y))), y) for group in groups]
+    full, reads = score(model, table, y), _reads(model, table)
+    losses = []
+    for group in groups:
+        order = rng.permutation(len(y))
+        losses.append(full - score(model, _permuted(table, group, order), y) if reads[group].any() else 0.0)
+    return losses
+
+
+def _reads(model, table) -> np.ndarray:
+    "For each column whether the model can read it: boosted trees do not read one where they never split."
+    only = model[-1] if isinstance(model, Pipeline) and len(model) == 1 else model
+    trees = getattr(only, "booster_", None)
+    return trees.feature_importance("split") > 0 if trees else np.ones(table.shape[1], bool)
 
 
 def _importance_table(names, losses: np.ndarray) -> pd.DataFrame:  # losses: (repeats, columns)

@@ -640,10 +640,9 @@ def _open_step(network, step):
     graph = tf.function(step, reduce_retracing=True, autograph=False, jit_compile=network.jit_compile)
 
     def run(batch):
-        batch = (
-            batch if isinstance(batch, tuple) else (batch,)
-        )  # Keras's own `predict` passes the inputs bare
-        if not graph.experimental_get_tracing_count():
+        # Keras's own `predict` passes the inputs bare
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        if not (tf.config.functions_run_eagerly() or graph.experimental_get_tracing_count()):
             graph.get_concrete_function(_open_types(network, *batch))
         return graph(batch)
 

@@ -73,17 +73,10 @@ def test_lists_agree_with_a_slow_version(case):
         np.testing.assert_allclose(row, np.array(expected, float), atol=1e-12)
 
 
-@pytest.fixture(scope="module")
-def ranx():
-    """ranx without Numba's compiler, which takes half a minute."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NUMBA_DISABLE_JIT", "1")
-        return pytest.importorskip("ranx")
-
-
 @settings(max_examples=100, deadline=None)
 @given(case=cases())
-def test_lists_agree_with_ranx(ranx, case):
+def test_lists_agree_with_ranx(case):
+    ranx = pytest.importorskip("ranx")
     recommended, relevant, k = case
     users = [u for u in range(len(relevant)) if relevant[u] and recommended[u]]
     if not users:

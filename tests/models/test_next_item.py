@@ -527,7 +527,7 @@ def test_bert_hides_what_it_asks_for():
 
 @pytest.fixture(scope="module")
 def base():
-    X = make(64, longest=20)
+    X = make(32, longest=20)
     with no_graphs():
         return X, SASRec(**SMALL, loss="sampled", negatives=8).fit(X)
 
