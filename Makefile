@@ -20,7 +20,7 @@ $(READY): settings.ini setup.py
 	else \
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	  echo 'Installing what settings.ini names into .venv (some minutes the first time)'; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	  $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'; \
 	fi
 	@touch $@
 
@@ -59,9 +59,8 @@ notebooks: $(READY)  ## notebooks, modules and README.md in step, and notebooks 
 chapters: $(READY)  ## run every chapter and its tests (nbdev_test)
 	$(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
 
-unit: $(READY)  ## pytest with the doctests; the workers share the cores, so none starts a thread for each
-	OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
-	  $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 20 --ignore tests/site --ignore tests/package
+unit: $(READY)  ## pytest with the doctests
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 20 --ignore tests/site --ignore tests/package
 
 browser:  # Debian's Chromium and its driver, for site-test
 	bash scripts/browser.sh

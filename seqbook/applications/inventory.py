@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from scipy import stats
+from scipy import special, stats
 from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
@@ -109,8 +109,13 @@ def uncensor(
 def _at_least(pieces, rate):
     "The mean of a Poisson number that is at least so many"
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = rate * stats.poisson.sf(pieces - 2, rate) / stats.poisson.sf(pieces - 1, rate)
+        mean = rate * _above(pieces - 2, rate) / _above(pieces - 1, rate)
     return np.fmax(mean, pieces)
+
+
+def _above(pieces, rate):
+    "P(X > pieces) of a Poisson number X; `stats.poisson.sf` without its checks, which take most of the time"
+    return np.where(pieces < 0, 1, special.pdtrc(np.maximum(pieces, 0), rate))
 
 # %% ../../nbs/applications/03_inventory.ipynb #e7be89a5
 def seasonal_naive(

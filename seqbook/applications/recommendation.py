@@ -270,8 +270,11 @@ def page_features(
     "Candidates and their features just after some events, from what was known then."
     rows, visitors, found = _check_pages(log, rows), {}, {}
     place = {row: i for i, row in enumerate(rows.tolist())}
-    columns = (log[name].tolist() for name in ("user_id", "item_id", "behavior", "session_id"))
-    for row, (user, item, behavior, session) in enumerate(zip(*columns, strict=True)):
+    users, *columns = (log[name].tolist() for name in ("user_id", "item_id", "behavior", "session_id"))
+    last = {users[row]: row for row in sorted(place)}  # what comes after it shows in no list
+    for row, (user, item, behavior, session) in enumerate(zip(users, *columns, strict=True)):
+        if row > last.get(user, -1):
+            continue
         if user not in visitors:
             visitors[user] = live.start()
         visitor = visitors[user]

@@ -505,15 +505,18 @@ def _slope(V, speed, c, g):
 # %% ../../nbs/data/02_datasets.ipynb #81826325
 def _silence(world, speed, hazard, since, until):
     "Chances (alive, lost) of silence in [since, until], by shopper; `speed`: visits without the season"
+    edges, order = _hours_between(world, min(since.min(), until), until), np.argsort(since)
+    speed, hazard, since = speed[order], hazard[order], since[order]
     alive, lost = np.ones(len(since)), np.zeros(len(since))
-    for left, right in zip(
-        *(lambda e: (e[:-1], e[1:]))(_hours_between(world, min(since.min(), until), until)), strict=True
-    ):
-        inside = (right - np.maximum(left, since)).clip(0)
-        total = hazard + speed * world.season[int((left + right) * 12)]
-        ends = alive * -np.expm1(-total * inside)
-        alive, lost = alive - ends, lost + ends * hazard / total
-    return alive, lost
+    for left, right in zip(edges[:-1], edges[1:], strict=True):
+        now = slice(np.searchsorted(since, right))  # whose silence has begun
+        inside = right - np.maximum(left, since[now])
+        total = hazard[now] + speed[now] * world.season[int((left + right) * 12)]
+        ends = alive[now] * -np.expm1(-total * inside)
+        alive[now] -= ends
+        lost[now] += ends * hazard[now] / total
+    back = np.argsort(order)
+    return alive[back], lost[back]
 
 # %% ../../nbs/data/02_datasets.ipynb #4cfb0a0e
 @dataclass(frozen=True, eq=False)

@@ -118,26 +118,32 @@ def _interest(world, users):
 
 # %% ../../nbs/data/07_experiments.ipynb #31d16bb0
 def _known(shop, cutoff, horizon="1d"):
-    "Everyone seen before the cutoff, with interests; and start and end of the window in days"
-    start, end = _window(shop.truth, cutoff, horizon)
-    who = _standing(shop.truth, cutoff, start)
-    who.interest = _interest(shop.truth.world, shop.truth.users.iloc[who.user_id - 1])
-    return who, start, end
+    """Everyone seen before the cutoff, with interests; and start and end of the window in days
+
+    Those of the last cutoff are kept in `world`: campaigns ask for one cutoff again and again."""
+    truth, (start, end) = shop.truth, _window(shop.truth, cutoff, horizon)
+    kept = getattr(truth.world, "kept", None)
+    if kept is None or kept.start != start or kept.when is not truth.when:
+        who = _standing(truth, cutoff, start)
+        who.interest = _interest(truth.world, truth.users.iloc[who.user_id - 1])
+        kept = truth.world.kept = SimpleNamespace(start=start, when=truth.when, who=who)
+    return kept.who, start, end
 
 
 def _people(shop, cutoff, horizon):
     "The same with the chance to be there still and the mean price of a purchase"
     world, (who, start, end) = shop.truth.world, _known(shop, cutoff, horizon)
-    alive, lost = _silence(world, who.speed, who.hazard, who.since, start)
-    who.there = np.where(who.open, 1, alive / (alive + lost))
-    price = np.bincount(world.category, _bought(world) * world.items["price"])
-    who.price = _PIECES * who.interest @ price
+    if not hasattr(who, "there"):
+        alive, lost = _silence(world, who.speed, who.hazard, who.since, start)
+        who.there = np.where(who.open, 1, alive / (alive + lost))
+        price = np.bincount(world.category, _bought(world) * world.items["price"])
+        who.price = _PIECES * who.interest @ price
     return who, start, end
 
 # %% ../../nbs/data/07_experiments.ipynb #ee11d51d
 def known_users(shop, cutoff) -> np.ndarray:
     "The ids of all shoppers with an event before the cutoff, sorted. Arrays of arms are in this order."
-    return _known(shop, cutoff)[0].user_id
+    return _known(shop, cutoff)[0].user_id.copy()
 
 # %% ../../nbs/data/07_experiments.ipynb #b79687c2
 def _expect(world, who, start, end, P, gain, lost, boost, after=None):

@@ -64,6 +64,14 @@ def distance(played, expected, variance):
     return (np.sum(played) - np.sum(expected)) / np.sqrt(np.sum(variance))
 
 
+def test_what_is_kept_of_one_cutoff_is_not_taken_for_another():
+    used, later = simulate_shop(n_users=300, seed=1), "2024-03-20"
+    for cutoff in (CUTOFF, later, CUTOFF):
+        fresh = simulate_shop(n_users=300, seed=1)
+        for ask in (ad_truth, lambda shop, at: pd.Series(known_users(shop, at))):
+            assert ask(used, cutoff).equals(ask(fresh, cutoff))
+
+
 # Arms
 
 
