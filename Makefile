@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# pip compiles nothing (a minute saved): what is imported is compiled then, once, and must be kept
+unexport PYTHONDONTWRITEBYTECODE
 # workers of the tests: as many as CI has cores; elsewhere: make test WORKERS=8
 WORKERS ?= 2
 
