@@ -123,10 +123,10 @@ def _known(shop, cutoff, horizon="1d"):
     Those of the last cutoff are kept in `world`: campaigns ask for one cutoff again and again."""
     truth, (start, end) = shop.truth, _window(shop.truth, cutoff, horizon)
     kept = getattr(truth.world, "kept", None)
-    if kept is None or kept.start != start or kept.when is not truth.when:
+    if kept is None or kept.start != start or kept.truth is not truth:
         who = _standing(truth, cutoff, start)
         who.interest = _interest(truth.world, truth.users.iloc[who.user_id - 1])
-        kept = truth.world.kept = SimpleNamespace(start=start, when=truth.when, who=who)
+        kept = truth.world.kept = SimpleNamespace(start=start, truth=truth, who=who)
     return kept.who, start, end
 
 
@@ -134,10 +134,10 @@ def _people(shop, cutoff, horizon):
     "The same with the chance to be there still and the mean price of a purchase"
     world, (who, start, end) = shop.truth.world, _known(shop, cutoff, horizon)
     if not hasattr(who, "there"):
-        alive, lost = _silence(world, who.speed, who.hazard, who.since, start)
-        who.there = np.where(who.open, 1, alive / (alive + lost))
         price = np.bincount(world.category, _bought(world) * world.items["price"])
         who.price = _PIECES * who.interest @ price
+        alive, lost = _silence(world, who.speed, who.hazard, who.since, start)
+        who.there = np.where(who.open, 1, alive / (alive + lost))
     return who, start, end
 
 # %% ../../nbs/data/07_experiments.ipynb #ee11d51d

@@ -125,6 +125,11 @@ def test_an_item_that_is_never_sold_is_named_as_such():
 # ---- censored demand
 
 
+def test_the_chance_of_more_is_that_of_scipy():
+    pieces, rate = np.meshgrid([-2.0, -1, 0, 1, 7, 40], [0, 1e-9, 0.3, 8, 500])
+    np.testing.assert_array_equal(inventory._above(pieces, rate), stats.poisson.sf(pieces, rate))
+
+
 def test_uncensoring_finds_the_rate_that_the_sales_hide():
     rng = np.random.default_rng(0)
     wanted = rng.poisson(4, (4000, 1))

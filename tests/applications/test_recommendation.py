@@ -118,6 +118,13 @@ def test_rows_in_any_order_give_the_same_pages(live, shop):
     np.testing.assert_array_equal(X, X_in_order[[2, 0, 1]])
 
 
+def test_a_page_is_the_same_whoever_else_is_asked(live, shop):
+    rows = np.array([100, 400, 700])
+    some, everyone = (page_features(live, shop.events, r) for r in (rows, np.arange(800)))
+    for one, whole in zip(some, everyone, strict=True):
+        np.testing.assert_array_equal(one, whole[rows])
+
+
 def test_a_new_visit_empties_the_cart_and_unknown_items_change_nothing_else(live):
     visitor = live.start()
     first, second = live.ids[:2].tolist()

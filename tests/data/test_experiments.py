@@ -64,12 +64,23 @@ def distance(played, expected, variance):
     return (np.sum(played) - np.sum(expected)) / np.sqrt(np.sum(variance))
 
 
+# What is kept of a cutoff
+
+
 def test_what_is_kept_of_one_cutoff_is_not_taken_for_another():
     used, later = simulate_shop(n_users=300, seed=1), "2024-03-20"
     for cutoff in (CUTOFF, later, CUTOFF):
         fresh = simulate_shop(n_users=300, seed=1)
-        for ask in (ad_truth, lambda shop, at: pd.Series(known_users(shop, at))):
-            assert ask(used, cutoff).equals(ask(fresh, cutoff))
+        assert ad_truth(used, cutoff).equals(ad_truth(fresh, cutoff))
+        assert known_users(used, cutoff).tolist() == known_users(fresh, cutoff).tolist()
+
+
+def test_what_is_kept_of_a_cutoff_is_not_taken_for_other_shoppers(shop):
+    users = shop.truth.users.assign(visit_rate=shop.truth.users["visit_rate"] / 2)
+    slower = replace(shop, truth=replace(shop.truth, users=users))
+    usual = ad_truth(shop, CUTOFF)["chance"]
+    assert ad_truth(slower, CUTOFF)["chance"].mean() < 0.9 * usual.mean()
+    assert ad_truth(shop, CUTOFF)["chance"].equals(usual)
 
 
 # Arms

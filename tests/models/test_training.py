@@ -496,7 +496,8 @@ def test_traced_once_it_learns_and_answers_the_same():
         np.testing.assert_allclose(once.predict(x, verbose=0), plain.predict(x, verbose=0), atol=1e-5)
 
 
-def test_a_network_that_is_to_run_eagerly_does():
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_network_that_is_to_run_eagerly_does(everything):
     import tensorflow as tf
 
     found = []
@@ -506,8 +507,12 @@ def test_a_network_that_is_to_run_eagerly_does():
         return import_keras().losses.binary_crossentropy(y, p)
 
     network = make_network()
-    network.compile(make_optimizer(), loss, run_eagerly=True)
-    trace_once(network).train_on_batch(*next(iter(varied(1))))
+    network.compile(make_optimizer(), loss, run_eagerly=not everything, jit_compile=False)
+    tf.config.run_functions_eagerly(everything)
+    try:
+        trace_once(network).train_on_batch(*next(iter(varied(1))))
+    finally:
+        tf.config.run_functions_eagerly(False)
     assert found == [True]
 
 
